@@ -1,0 +1,41 @@
+# Every target works on a fresh machine: it makes the virtual environment first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Small networks run many times slower on torch's default threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow lint types docs bench tox clean
+
+# The stamp says for which pyproject.toml and constraints.txt the environment was made.
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/art-atmc train --data digits --output runs/digits
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+docs: $(VENV)/ready
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/ready
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,rounds -s
+
+tox: $(VENV)/ready
+	$(BIN)/tox
+
+clean:
+	rm -rf $(VENV) .tox docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

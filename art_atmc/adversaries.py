@@ -1,0 +1,541 @@
+r"""Adversaries: the inner maximisation of robust training, on tensors.
+
+.. math:: \max_{x' \in B_p(x, \epsilon)} \ell(f(x'), y)
+
+:class:`PGD` is the fast one: tensors in, tensors out, gradients for the input only. :class:`ARTAttack` runs any other
+evasion attack of the Adversarial Robustness Toolbox, and :func:`adversary` chooses between them.
+
+During an attack the network is in evaluation mode: batch normalisation uses its running statistics and leaves them as
+they are, and dropout is off. So the attack meets the network that will be deployed, and the same input is always
+answered alike. Afterwards every submodule has its own mode again.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from art.attacks.attack import EvasionAttack
+    from art.estimators.classification import PyTorchClassifier
+
+__all__ = ["PGD", "ARTAttack", "Adversary", "ClipValues", "Loss", "adversary", "evaluating", "frozen"]
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(logits, y) -> scalar."""
+
+ClipValues: TypeAlias = "Sequence[float | np.ndarray | Tensor]"
+"""Smallest and largest valid input; scalars, or arrays that broadcast with one input."""
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule has the mode that it had, also a mixed one.
+
+    The flags are set directly: a submodule whose ``train`` does more than that (folding weights) is not disturbed.
+
+    >>> network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
+    >>> with evaluating(network):
+    ...     [m.training for m in network]
+    [False, False]
+    >>> [m.training for m in network]
+    [True, True]
+    """
+    modes = [(submodule, submodule.training) for module in modules for submodule in module.modules()]
+    try:
+        for submodule, _ in modes:
+            submodule.training = False
+        yield
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside; ``.grad`` is left alone.
+
+    >>> network = nn.Linear(1, 1)
+    >>> with frozen(network):
+    ...     network.weight.requires_grad
+    False
+    >>> network.weight.requires_grad
+    True
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _fixed(*modules: nn.Module) -> Iterator[None]:
+    """Networks as an attack needs them: in evaluation mode, frozen, each parametrized weight formed once."""
+    # A cache that the caller has open is set aside: weights formed here carry no graph, and the caller's training
+    # step, finding them there, would silently train nothing.
+    outside, parametrize._cache = parametrize._cache, {}
+    try:
+        with evaluating(*modules), frozen(*modules), parametrize.cached():
+            yield
+    finally:
+        parametrize._cache = outside
+
+
+class Adversary(abc.ABC):
+    r"""Seeks :math:`x' \in \arg\max_{x' \in B(x, \epsilon)} \ell(f(x'), y)`."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        clip_values: ClipValues | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Adversarial examples for a batch.
+
+        The network comes back with the modes, ``requires_grad``, ``.grad`` and buffers that it had.
+
+        :param network: maps inputs, in the range of ``clip_values``, to logits; preprocessing is part of it.
+        :param x: inputs of shape (N, ...), floating point, finite.
+        :param y: labels as ``loss`` takes them: indices (N,) or one row of probabilities each (N, classes).
+        :param loss: what is maximised. It always sees the whole batch.
+        :param clip_values: smallest and largest valid input; ``None`` for no limits.
+        :param generator: source of all randomness, owned by the caller; torch's global one when ``None``.
+        :return: of the shape, dtype, device and memory format of ``x``, without a graph.
+        """
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class PGD(Adversary):
+    r"""Projected gradient ascent (Madry et al. 2018, https://arxiv.org/abs/1706.06083, Eq. 2.1), as ART computes it.
+
+    .. math:: x_{t+1} = \Pi_{B_p(x, \epsilon)}\bigl(\mathrm{clip}(x_t + \alpha\, d_p(g_t))\bigr), \qquad
+              g_t = \nabla_x \ell(f(x_t), y)
+
+    with the steepest ascent direction :math:`d_\infty = \mathrm{sign}\, g`, :math:`d_2 = g / \|g\|_2`, and
+    :math:`d_1 = \mathrm{sign}(g_i)\, e_i` for the largest :math:`|g_i|`. With momentum :math:`\mu` (Dong et al. 2018,
+    https://arxiv.org/abs/1710.06081, Eq. 6) the direction is that of
+    :math:`m_t = \mu m_{t-1} + g_t / \|g_t\|_1` in place of :math:`g_t`.
+
+    :math:`\Pi` clamps for :math:`p = \infty` and rescales the perturbation to length :math:`\epsilon` otherwise. That
+    is the nearest point for p = 2. For p = 1 it is ART's choice and *not* the nearest point: it shrinks all entries
+    alike, where the Euclidean projection would zero the small ones. With clip values ART's step for p = 1 is also lost
+    on a sample whose steepest entry is at its bound already. Expect weak examples for p = 1.
+
+    :param eps: radius :math:`\epsilon`, in the units of x; positive.
+    :param eps_step: step :math:`\alpha`; positive. It may exceed ``eps``: one step with 1.25 eps is fast adversarial
+        training (Wong et al. 2020), and one with eps, from x itself, is the fast gradient method.
+    :param max_iter: steps a restart, at least 1.
+    :param norm: p: 1, 2 or infinity; ART's ``"inf"`` is taken too.
+    :param random_start: begin at a uniform sample of the ball, then clipped, in place of x.
+    :param restarts: runs from fresh random starts, at least 1. A sample keeps its first run that is misclassified (else
+        its first run). ART keeps the last run whose prediction differs from the one on x, which, for an x that is
+        misclassified, can be the right class.
+    :param momentum: decay :math:`\mu` of the accumulated gradient, at least 0.
+    :raises ValueError: at construction, naming every parameter out of range; when called, for inputs that are not a
+        floating-point batch and for empty ``clip_values``.
+    :raises FloatingPointError: when called and the loss gradient is not finite.
+
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
+    >>> attack = PGD(eps=0.5, eps_step=0.25, max_iter=3, random_start=False)
+    >>> attack(network, torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])).tolist()
+    [[0.5], [1.5]]
+    """
+
+    eps: float
+    eps_step: float
+    max_iter: int
+    norm: float = math.inf
+    random_start: bool = True
+    restarts: int = 1
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.norm, str) and self.norm == "inf":
+            object.__setattr__(self, "norm", math.inf)
+        faults = [
+            f"`{name}` must be {what}, got {getattr(self, name)!r}; {remedy}"
+            for name, kind, holds, what, remedy in _RANGES
+            if not (isinstance(getattr(self, name), _KINDS[kind]) and holds(getattr(self, name)))
+        ]
+        if not faults and self.restarts > 1 and not self.random_start:
+            faults.append(f"`restarts`={self.restarts} without a random start would repeat the same run; "
+                          "set random_start=True or restarts=1")
+        if faults:
+            raise ValueError("; ".join(faults))
+        for name, kind, *_ in _RANGES:  # plain numbers in the repr, whatever kind was given
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        clip_values: ClipValues | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        box = _box(clip_values, x)
+        x = x.detach()
+
+        def run() -> Tensor:
+            start = self._random_point(x, box, generator) if self.random_start else x
+            return self._ascend(network, x, y, start, loss, box)
+
+        with _fixed(network):
+            adv = run()
+            if self.restarts > 1:
+                fooled = _fooled(network, adv, y)
+            for _ in range(1, self.restarts):
+                if fooled.all():
+                    break
+                other = run()
+                better = _fooled(network, other, y) & ~fooled
+                adv[better] = other[better]
+                fooled |= better
+        return adv
+
+    def ascend(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor,
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        clip_values: ClipValues | None = None,
+    ) -> Tensor:
+        r"""One run of ``max_iter`` steps from a given :math:`x_0`, in the ball round ``x``; ``start`` is kept.
+
+        :param start: of the shape of ``x``. The other parameters are those of a call.
+        """
+        if start.shape != x.shape:
+            raise ValueError(f"`start` must have the shape of `x`, {tuple(x.shape)}, got {tuple(start.shape)}")
+        with _fixed(network):
+            return self._ascend(network, x.detach(), y, start, loss, _box(clip_values, x))
+
+    def _ascend(
+        self, network: nn.Module, x: Tensor, y: Tensor, start: Tensor, loss: Loss, box: _Box | None
+    ) -> Tensor:
+        project = self._projection(x, box)
+        momentum = torch.zeros_like(x) if self.momentum else None
+        adv = start.detach().clone().requires_grad_()
+        for _ in range(self.max_iter):
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(loss(network(adv), y), adv)
+            with torch.no_grad():
+                if momentum is not None:
+                    size = _length(gradient, 1).clamp_min_(torch.finfo(gradient.dtype).tiny)
+                    momentum.mul_(self.momentum).add_(gradient / size)
+                adv.add_(self._direction(gradient if momentum is None else momentum), alpha=self.eps_step)
+                project(adv)
+        # Asked once, of the last gradient: a question each step would make the device wait. NaN stays NaN, because the
+        # sign of NaN is 0, which leaves the point where it is, and any other step carries the NaN into x.
+        if not (finite := gradient.isfinite()).all():
+            bad = int((~finite.flatten(1).all(dim=1)).sum())
+            raise FloatingPointError(f"the loss gradient of {bad} of {len(x)} inputs is not finite; "
+                                     "look for NaN in the data, or for weights that diverged (a lower learning rate)")
+        adv = adv.detach()
+        return adv if box is None else adv.clamp_(*box)  # rescaling may have left the box by a rounding error
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        """Unit vector of the norm along which the loss rises fastest; zero where the gradient is."""
+        if self.norm == math.inf:
+            return gradient.sign()
+        if self.norm == 1:
+            flat = gradient.flatten(1)
+            steepest = flat.abs().argmax(dim=1, keepdim=True)
+            unit = torch.zeros_like(flat).scatter_(1, steepest, flat.gather(1, steepest).sign())
+            return unit.reshape(gradient.shape)
+        # Scaled by the largest entry first: the squares of a confident network's gradients underflow.
+        scaled = gradient / _length(gradient, math.inf).clamp_min_(torch.finfo(gradient.dtype).tiny)
+        return scaled.div_(_length(scaled, 2).clamp_min_(1.0))
+
+    def _projection(self, x: Tensor, box: _Box | None) -> Callable[[Tensor], object]:
+        """Into the box and the ball, in place; whatever does not change over the steps is computed here."""
+        if self.norm == math.inf:
+            lower, upper = x - self.eps, x + self.eps
+            if box is not None:
+                lower.clamp_(*box)
+                upper.clamp_(*box)
+            return lambda adv: adv.clamp_(lower, upper)
+
+        def project(adv: Tensor) -> None:
+            if box is not None:
+                adv.clamp_(*box)
+            delta = adv - x
+            delta.mul_((self.eps / _length(delta, self.norm)).clamp_(max=1.0))
+            torch.add(x, delta, out=adv)
+
+        return project
+
+    def _random_point(self, x: Tensor, box: _Box | None, generator: torch.Generator | None) -> Tensor:
+        """A uniform sample of the ball round x, clipped.
+
+        For p = 1 and 2 by Barthe et al. 2005 (https://arxiv.org/abs/math/0503650, Theorem 1): with independent
+        coordinates of density proportional to exp(-|t|^p) and E exponential, z / (||z||_p^p + E)^(1/p) is uniform.
+        """
+        device = x.device if generator is None else generator.device
+        noise = torch.empty_like(x, device=device, dtype=torch.promote_types(x.dtype, torch.float32))
+        if self.norm == math.inf:
+            noise.uniform_(-self.eps, self.eps, generator=generator)
+        else:
+            if self.norm == 2:
+                noise.normal_(std=math.sqrt(0.5), generator=generator)
+            else:  # the difference of two exponentials has the density exp(-|t|) / 2
+                noise.exponential_(generator=generator)
+                noise.sub_(torch.empty_like(noise).exponential_(generator=generator))
+            power = _length(noise, self.norm).pow_(self.norm)
+            power.add_(torch.empty_like(power).exponential_(generator=generator))
+            noise.mul_(self.eps / power.pow_(1 / self.norm))
+        start = noise.to(x).add_(x)
+        return start if box is None else start.clamp_(*box)
+
+
+_KINDS: dict[type, type] = {float: numbers.Real, int: numbers.Integral}
+_RANGES: tuple[tuple[str, type, Callable[[Any], bool], str, str], ...] = (
+    ("eps", float, lambda v: 0 < v < math.inf, "positive and finite", "give the radius in the units of x"),
+    ("eps_step", float, lambda v: 0 < v < math.inf, "positive and finite", "a quarter of `eps` is usual"),
+    ("max_iter", int, lambda v: v >= 1, "an integer of at least 1", "7 to 10 steps are usual"),
+    ("norm", float, lambda v: v in (1, 2, math.inf), "1, 2 or inf", "for another norm use an ART attack"),
+    ("restarts", int, lambda v: v >= 1, "an integer of at least 1", "1 is one run"),
+    ("momentum", float, lambda v: 0 <= v < math.inf, "finite and at least 0", "0 is plain PGD, 1 is MIM"),
+)
+
+_Box: TypeAlias = tuple[Any, Any]  # two floats or two tensors, as `clamp_` takes them
+
+
+def _box(clip_values: ClipValues | None, x: Tensor) -> _Box | None:
+    """The clip values as ``clamp_`` takes them; also the place where a call checks its input."""
+    if not x.is_floating_point() or x.dim() < 2:
+        raise ValueError(f"`x` must be a floating-point batch of shape (N, ...), got {x.dtype} of shape "
+                         f"{tuple(x.shape)}; convert it with x.float(), and give single inputs a batch dimension")
+    if clip_values is None:
+        return None
+    low, high = (torch.as_tensor(value) for value in clip_values)
+    if not (low < high).all():
+        raise ValueError(f"`clip_values` must be a smaller and a larger bound, got {clip_values!r}; "
+                         "give (smallest, largest) valid input")
+    if low.dim() == high.dim() == 0:
+        return low.item(), high.item()
+    return low.to(x), high.to(x)
+
+
+def _length(batch: Tensor, p: float) -> Tensor:
+    """The p-norm of each sample, shaped to broadcast with the batch."""
+    length: Tensor = torch.linalg.vector_norm(batch, p, dim=tuple(range(1, batch.dim())), keepdim=True)
+    return length
+
+
+@torch.no_grad()
+def _fooled(network: nn.Module, adv: Tensor, y: Tensor) -> Tensor:
+    fooled: Tensor = network(adv).argmax(dim=1) != (y.argmax(dim=1) if y.dim() > 1 else y)
+    return fooled
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class ARTAttack(Adversary):
+    """Any evasion attack of ART, run by its own ``generate``, on its own estimator and with its own loss.
+
+    The ``network`` of a call is only kept as it is; ``loss`` and ``clip_values`` are those of the attack's estimator.
+    While it runs, the attack is silent and its batch is at least the batch given; it comes back as it was. With a
+    ``generator`` the global random states that ART draws from (numpy, ``random``, torch) are seeded from it, and set
+    back.
+
+    :param attack: an untargeted ``art.attacks.EvasionAttack``.
+    :raises TypeError: for anything else.
+    :raises ValueError: for a targeted attack.
+
+    >>> import numpy as np
+    >>> from art.attacks.evasion import DeepFool
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
+    >>> classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1,), 2)
+    >>> x_adv = ARTAttack(DeepFool(classifier))(network, torch.tensor([[1.0]]), torch.tensor([0]))
+    >>> bool(-0.1 < x_adv < 0)  # just across the border
+    True
+    """
+
+    attack: EvasionAttack
+
+    def __post_init__(self) -> None:
+        from art.attacks.attack import EvasionAttack
+
+        if not isinstance(self.attack, EvasionAttack):
+            raise TypeError("expected an ART evasion attack or an art_atmc adversary, got "
+                            f"{type(self.attack).__name__}; for example ProjectedGradientDescent(classifier, eps=0.1)")
+        if self.attack.targeted:
+            raise ValueError(f"{type(self.attack).__name__} is targeted, which makes inputs *more* like a class; "
+                             "training needs an untargeted attack: build it with targeted=False")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        clip_values: ClipValues | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        parts = _parts(self.attack)
+        networks = [network, *(m for part in parts for m in vars(part.estimator).values() if isinstance(m, nn.Module))]
+        inputs = x.detach().float().cpu().numpy().copy()  # its own memory: some attacks write into their input
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_fixed(*networks))
+            stack.enter_context(_gradients_kept(*networks))
+            stack.enter_context(_lent(parts, batch_size=len(x)))
+            if generator is not None:
+                stack.enter_context(_seeded(generator, x.device))
+            adv = self.attack.generate(inputs, y=y.detach().cpu().numpy())
+        return torch.empty_like(x, requires_grad=False).copy_(torch.as_tensor(adv))
+
+
+def _parts(attack: EvasionAttack) -> list[Any]:
+    """The attack and the attacks that it holds: PGD's implementation, the members of AutoAttack."""
+    from art.attacks.attack import EvasionAttack
+
+    parts = [attack]
+    for part in parts:  # grows as it is walked
+        for value in vars(part).values():
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, EvasionAttack) and not any(item is known for known in parts):
+                    parts.append(item)
+    return parts
+
+
+@contextmanager
+def _lent(attacks: list[Any], batch_size: int) -> Iterator[None]:
+    """Attacks without progress bars and with batches of at least this size; afterwards as they were."""
+    saved = [dict(vars(attack)) for attack in attacks]
+    try:
+        for attack in attacks:
+            if isinstance(vars(attack).get("verbose"), bool):
+                attack.verbose = False
+            if isinstance(vars(attack).get("batch_size"), int):
+                attack.batch_size = max(attack.batch_size, batch_size)
+        yield
+    finally:
+        for attack, attributes in zip(attacks, saved, strict=True):
+            vars(attack).clear()
+            vars(attack).update(attributes)
+
+
+@contextmanager
+def _gradients_kept(*modules: nn.Module) -> Iterator[None]:
+    """Hides ``.grad`` from code that would zero it."""
+    gradients = {parameter: parameter.grad for module in modules for parameter in module.parameters()}
+    try:
+        for parameter in gradients:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+@contextmanager
+def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """The global random states of numpy, ``random`` and torch, seeded from a generator; afterwards as they were."""
+    import random
+
+    import numpy as np
+
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    state, np_state = random.getstate(), np.random.get_state()  # noqa: NPY002 (ART draws from the global state)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(np_state)  # noqa: NPY002
+
+
+def adversary(attack: Adversary | EvasionAttack, classifier: PyTorchClassifier | None = None) -> Adversary:
+    """The fastest adversary that does what an attack does.
+
+    An :class:`Adversary` is returned as it is. ART's ``ProjectedGradientDescent``, ``BasicIterativeMethod``,
+    ``MomentumIterativeMethod`` and ``FastGradientMethod``, with a scalar ``eps`` and on the given classifier, become
+    :class:`PGD`. Everything else, subclasses of these four and attacks on another estimator (transfer) among them,
+    becomes an :class:`ARTAttack`.
+
+    :param attack: an adversary or an untargeted ART evasion attack.
+    :param classifier: the classifier to attack; ``None`` for the attack's own.
+    :raises TypeError: for any other object.
+    :raises ValueError: for a targeted attack.
+
+    >>> from art.attacks.evasion import FastGradientMethod
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> classifier = PyTorchClassifier(nn.Linear(1, 2), nn.CrossEntropyLoss(), (1,), 2)
+    >>> adversary(FastGradientMethod(classifier, eps=0.5))
+    PGD(eps=0.5, eps_step=0.5, max_iter=1, norm=inf, random_start=False, restarts=1, momentum=0.0)
+    """
+    if isinstance(attack, Adversary):
+        return attack
+    return _native(attack, classifier) or ARTAttack(attack)
+
+
+def _native(attack: EvasionAttack, classifier: PyTorchClassifier | None) -> PGD | None:
+    """The PGD that equals an ART attack; None when there is none."""
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    single, iterated = evasion.FastGradientMethod, evasion.ProjectedGradientDescentPyTorch
+    known = (single, iterated, evasion.ProjectedGradientDescent, evasion.BasicIterativeMethod,
+             evasion.MomentumIterativeMethod)  # fmt: skip
+    # ProjectedGradientDescent delegates, with all its parameters, to an implementation for the estimator's framework.
+    core: Any = getattr(attack, "_attack", attack)
+    if type(attack) not in known or type(core) not in (single, iterated):
+        return None
+    estimator = core.estimator
+    if not isinstance(estimator, PyTorchClassifier) or (classifier is not None and estimator is not classifier):
+        return None
+    if not estimator.all_framework_preprocessing or estimator.is_rnn or core.summary_writer is not None:
+        return None
+    if core.targeted or getattr(core, "minimal", False) or getattr(core, "random_eps", False):
+        return None
+    if not all(isinstance(v, int | float) and v > 0 for v in (core.eps, core.eps_step)):
+        return None
+    if core.norm not in (1, 2, math.inf, "inf"):
+        return None
+    once = type(core) is single
+    steps = 1 if once else core.max_iter
+    # FGM compares whole batches of its restarts, and returns x where none succeeds: that is left to ART.
+    if steps < 1 or (once and core.num_random_init > 1):
+        return None
+    return PGD(
+        eps=core.eps,
+        eps_step=core.eps if once else core.eps_step,
+        max_iter=steps,
+        norm=core.norm,
+        random_start=core.num_random_init > 0,
+        restarts=max(1, core.num_random_init),
+        momentum=0.0 if once else core.decay or 0.0,
+    )

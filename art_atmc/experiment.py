@@ -1,0 +1,227 @@
+"""One experiment from data to figures: a dense and a compressed network under the same attack and epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from scipy.stats import binomtest
+from torch import nn
+
+from art_atmc.adversaries import PGD
+from art_atmc.batches import ArrayBatches, arrays
+from art_atmc.constraints import Constraint, Quantization, Sparsity
+from art_atmc.data import Dataset, load, split_validation
+from art_atmc.network import Network
+from art_atmc.networks import NETWORKS
+from art_atmc.objectives import Adversarial, Problem
+from art_atmc.size import paper_bits, tensor_sizes
+from art_atmc.trainer import ATMCTrainer
+from art_atmc.training import ObjectiveTrainer, accuracy
+from art_atmc.weights import Weights, compressible
+
+__all__ = ["Experiment"]
+
+# What suits a data set where the user says nothing: network and radius (of the paper, for MNIST).
+DEFAULTS: dict[str, tuple[str | None, float]] = {"digits": ("digits-cnn", 0.1), "mnist": ("lenet", 76 / 255)}
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The settings of ``art-atmc train``; see its ``--help`` for their meaning and ranges.
+
+    :raises ValueError: for settings out of range, before any data is read.
+    """
+
+    data: str
+    data_dir: Path | None = None
+    network: str | None = None
+    eps: float | None = None
+    eps_step: float | None = None
+    max_iter: int = 7
+    test_max_iter: int | None = None
+    norm: str = "inf"
+    clean_share: float = 0.0
+    density: float = 0.05
+    bits: int = 4
+    factored: bool = True
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.05
+    validation: float = 0.1
+    seed: int = 0
+    dense: bool = True
+
+    def __post_init__(self) -> None:
+        network, eps = DEFAULTS.get(self.data, (None, 8 / 255))
+        for name, value in (("network", self.network or network), ("eps", self.eps or eps)):
+            object.__setattr__(self, name, value)
+        if self.network not in NETWORKS:
+            raise ValueError(f"`--network` must be one of {', '.join(NETWORKS)}, got {self.network}")
+        if self.epochs < 1 or not self.lr > 0 or not 0 < self.validation < 1:
+            raise ValueError(f"`--epochs` must be at least 1, `--lr` positive and `--validation` in (0, 1), got "
+                             f"{self.epochs}, {self.lr} and {self.validation}")
+        self.constraints()
+        Adversarial(self.attack(), self.clean_share)
+        self.attack(self.test_max_iter)
+
+    def constraints(self) -> list[Constraint]:
+        return [Sparsity(self.density), *([] if self.bits == 32 else [Quantization(self.bits)])]
+
+    def attack(self, max_iter: int | None = None) -> PGD:
+        """PGD with a random start; the step is the paper's, 1.25 eps / n, where none is given."""
+        steps = max_iter or self.max_iter
+        if self.norm not in ("inf", "1", "2"):
+            raise ValueError(f"`--norm` must be inf, 2 or 1, got {self.norm}")
+        assert self.eps is not None
+        return PGD(self.eps, self.eps_step or 1.25 * self.eps / max(steps, 1), steps, float(self.norm))
+
+    def run(self, output: Path, *, overwrite: bool = False, verbose: bool = True) -> dict[str, Any]:
+        """Train, test once, and write ``metrics.json``, ``history.jsonl`` and the weights.
+
+        :param output: the folder; made where it is missing.
+        :returns: the content of ``metrics.json``.
+        :raises FileExistsError: when the folder holds results and ``overwrite`` is not set.
+        """
+        if (output / "metrics.json").exists() and not overwrite:
+            raise FileExistsError(f"{output} holds the results of another run; choose another --output or --overwrite")
+        output.mkdir(parents=True, exist_ok=True)
+        dataset = load(self.data, self.data_dir)
+        split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
+        metrics: dict[str, Any] = {"schema": 1, "settings": self._settings(), "machine": _machine(),
+                                   "data": _shares(dataset, split)}
+        rows: list[dict[str, Any]] = []
+        for kind in ("dense", "compressed") if self.dense else ("compressed",):
+            if verbose:
+                Console(stderr=True).print(f"[bold]{kind}[/bold] network, {self.epochs} epochs")
+            classifier, history, seconds = self._trained(kind, dataset, split, verbose)
+            rows += [{"model": kind, **row} for row in history]
+            metrics[kind] = self._tested(classifier, dataset) | self._size(kind, classifier) | {"seconds": seconds}
+            state = {name: tensor.contiguous() for name, tensor in classifier.model.state_dict().items()}
+            save_file(state, output / f"{kind}.safetensors")
+        (output / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        Console().print(_table(metrics))
+        return metrics
+
+    def _trained(
+        self, kind: str, dataset: Dataset, split: tuple[np.ndarray, ...], verbose: bool
+    ) -> tuple[PyTorchClassifier, list[dict[str, float]], float]:
+        x_train, y_train, x_val, y_val = split
+        torch.manual_seed(self.seed)  # the same initial weights for both networks
+        assert self.network is not None
+        model = NETWORKS[self.network](dataset.nb_classes)
+        optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
+        classifier = PyTorchClassifier(
+            model, nn.CrossEntropyLoss(), dataset.x_train.shape[1:], dataset.nb_classes, optimizer=optimizer,
+            clip_values=dataset.clip_values, preprocessing=None,
+        )
+        objective = Adversarial(self.attack(), self.clean_share)
+        trainer: ObjectiveTrainer | ATMCTrainer
+        if kind == "dense":
+            trainer = ObjectiveTrainer(classifier, objective, seed=self.seed, verbose=verbose)
+        else:
+            trainer = ATMCTrainer(
+                classifier, objective, self.constraints(), factored=self.factored, seed=self.seed, verbose=verbose
+            )
+        started = time.perf_counter()
+        trainer.fit(
+            x_train, y_train, validation_data=(x_val, y_val), nb_epochs=self.epochs, batch_size=self.batch_size,
+            scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs),
+        )
+        return trainer.get_classifier(), trainer.history, round(time.perf_counter() - started, 1)
+
+    def _tested(self, classifier: PyTorchClassifier, dataset: Dataset) -> dict[str, Any]:
+        """The one use of the test data."""
+        x, y = arrays(classifier, dataset.x_test, dataset.y_test, "test")
+        batches = ArrayBatches(x, y, 500)
+        network = Network(classifier, batches.sample().to(classifier.device))
+        problem = Problem(classifier, network, torch.Generator(classifier.device).manual_seed(self.seed))
+        attack = self.attack(self.test_max_iter)
+        clean, robust = accuracy(problem, batches), accuracy(problem, batches, attack)
+        return {
+            "clean_accuracy": clean,
+            "clean_interval": _interval(clean, len(x)),
+            "robust_accuracy": robust,
+            "robust_interval": _interval(robust, len(x)),
+            "attack": {"name": "PGD", **_jsonable(dataclasses.asdict(attack))},
+        }
+
+    def _size(self, kind: str, classifier: PyTorchClassifier) -> dict[str, Any]:
+        weights = compressible(classifier.model)
+        sizes = tensor_sizes(weights)
+        figures: dict[str, Any] = {
+            "nnz": weights.nnz(),
+            "dense_size": weights.dense_size,
+            "paper_bits": 32 * weights.dense_size if kind == "dense" else self._bits(weights),
+        }
+        if kind == "compressed":
+            figures["k"] = Sparsity(self.density).budget(weights)
+            figures["paper_ratio"] = figures["paper_bits"] / (32 * weights.dense_size)
+            figures["tensors"] = [dataclasses.asdict(size) for size in sizes]
+        return figures
+
+    def _bits(self, weights: Weights) -> int:
+        return 32 * weights.nnz() if self.bits == 32 else paper_bits(weights)
+
+    def _settings(self) -> dict[str, Any]:
+        return _jsonable(dataclasses.asdict(self)) | {"constraints": [repr(c) for c in self.constraints()]}
+
+
+def _interval(share: float, n: int) -> list[float]:
+    """Wilson's 95 % interval."""
+    low, high = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def _shares(dataset: Dataset, split: tuple[np.ndarray, ...]) -> dict[str, Any]:
+    return {"name": dataset.name, "train": len(split[0]), "validation": len(split[2]), "test": len(dataset.x_test)}
+
+
+def _machine() -> dict[str, Any]:
+    packages = ("art-atmc", "adversarial-robustness-toolbox", "torch", "numpy")
+    return {
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{name: version(name) for name in packages},
+    }
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows neither paths nor infinity."""
+    return {
+        key: str(value) if isinstance(value, Path) or value == math.inf else value for key, value in values.items()
+    }
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    attack = (metrics.get("dense") or metrics["compressed"])["attack"]
+    table = Table(title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
+                        f"{attack['max_iter']} steps, norm {attack['norm']}")
+    for column in ("network", "clean", "robust", "non-zeros", "distinct values", "size, paper's count", "seconds"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for kind in ("dense", "compressed"):
+        if kind in metrics:
+            row = metrics[kind]
+            codes = max((t["distinct"] for t in row["tensors"]), default=0) if "tensors" in row else None
+            table.add_row(
+                kind, f"{row['clean_accuracy']:.1%}", f"{row['robust_accuracy']:.1%}",
+                f"{row['nnz']:,} of {row['dense_size']:,}", "" if codes is None else f"at most {codes} a tensor",
+                f"{row['paper_bits'] / 8000:,.1f} kB", f"{row['seconds']:,.0f}",
+            )  # fmt: skip
+    return table

@@ -1,0 +1,200 @@
+r"""Solvers make weights obey a constraint while any optimizer trains them.
+
+A solver is shaped like an optimizer: it holds its tensors, steps, and has a state. Each of the classical schemes is one
+class, and their combinations are the papers' methods:
+
+* :class:`ProjectedGradient` with :class:`~art_atmc.Sparsity` is iterative hard thresholding;
+* :class:`ADMM` with :class:`~art_atmc.Quantization` is quantization by splitting;
+* both together are ATMC (Gui et al. 2019, Algorithm 1): the support by projection, the codebook by ADMM.
+
+With a :class:`Ramp` a solver tightens its constraint over the run; what counts at the end is the constraint itself.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from art_atmc.constraints import Constraint
+from art_atmc.weights import Weights
+
+__all__ = ["ADMM", "ProjectedGradient", "Ramp", "Solver"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    r"""When a constraint acts: not before ``start``, tightening up to ``end``, in full from then on.
+
+    .. math:: p(t) = \frac{t - \text{start}}{\text{end} - \text{start}}, \qquad S_t = S.\text{relaxed}(p(t))
+
+    :param start: optimizer steps before the constraint enters.
+    :param end: optimizer steps after which it holds in full; equal to ``start`` for a jump.
+    :raises ValueError: unless 0 <= start <= end.
+
+    >>> Ramp(10, 20).progress(5), Ramp(10, 20).progress(15), Ramp(10, 20).progress(99)
+    (None, 0.5, 1.0)
+    """
+
+    start: int = 0
+    end: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"a ramp needs 0 <= start <= end, got start={self.start}, end={self.end}")
+
+    def progress(self, step: int) -> float | None:
+        """Share of the way to the full constraint after ``step`` steps; None before the start."""
+        if step < self.start:
+            return None
+        return min(1.0, (step - self.start) / (self.end - self.start)) if self.end > self.start else 1.0
+
+
+class Solver(abc.ABC):
+    """Makes ``weights`` obey ``constraint`` from inside the steps of any optimizer.
+
+    :param weights: the parameters themselves, as :func:`art_atmc.compressible` returns them.
+    :param constraint: what must hold when :meth:`finalize` has run.
+    :param every: act after every so many optimizer steps.
+    :param ramp: how the constraint tightens over the run; by default it acts in full from the first step.
+    :raises ValueError: when ``every`` is below 1 or the constraint refuses the weights.
+    """
+
+    def __init__(self, weights: Weights, constraint: Constraint, *, every: int = 1, ramp: Ramp | None = None) -> None:
+        if every < 1:
+            raise ValueError(f"`every` must be at least 1, got {every}; it counts optimizer steps")
+        constraint.check(weights)
+        self.weights = weights
+        self.constraint = constraint
+        self.every = every
+        self.ramp = ramp or Ramp()
+        self.steps = 0
+
+    @final
+    @property
+    def acting(self) -> Constraint | None:
+        """The constraint as it acts now, perhaps relaxed; None before the ramp starts."""
+        progress = self.ramp.progress(self.steps)
+        return None if progress is None else self.constraint.relaxed(progress)
+
+    def add_penalty_grad_(self) -> None:
+        """Before an optimizer step: add the gradient of the penalty to the weights' gradients, in place."""
+
+    @final
+    def step(self) -> None:
+        """After an optimizer step: count it and, every so often, enforce the constraint as it acts now."""
+        self.steps += 1
+        if self.steps % self.every == 0 and (acting := self.acting) is not None:
+            self.enforce(acting)
+
+    @abc.abstractmethod
+    def enforce(self, constraint: Constraint) -> None:
+        """Move the weights, or what the solver holds for them, towards ``constraint``."""
+
+    @final
+    def finalize(self) -> None:
+        """Put the weights on the constraint's set, in place. Feasible weights stay bit for bit."""
+        self.weights.assign_(self.constraint.project(self.weights.detach()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes over a run; with the weights themselves it suffices for an exact resume."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+@final
+class ProjectedGradient(Solver):
+    r"""Projection after each step, :math:`W \leftarrow P_S(W)` (ATMC, Algorithm 1, step c).
+
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 1.0]))
+    >>> from art_atmc import Sparsity
+    >>> ProjectedGradient(Weights({"w": w}), Sparsity(density=0.5)).step()
+    >>> w.tolist()
+    [3.0, 0.0]
+    """
+
+    def enforce(self, constraint: Constraint) -> None:
+        self.weights.assign_(constraint.project(self.weights.detach()))
+
+
+@final
+class ADMM(Solver):
+    r"""Alternating direction method of multipliers with scaled duals (ATMC, Algorithm 1, steps c-e).
+
+    The weights W feel the penalty :math:`\tfrac\rho2 \|W - Z + D\|^2`; every so many steps
+
+    .. math:: Z \leftarrow P_S(W + D), \qquad D \leftarrow D + W - Z
+
+    for the copy Z, which is always feasible, and the dual D. Both start when the ramp does, from :math:`Z = P_S(W)`,
+    :math:`D = 0`. An entry of W that is exactly zero was put there by another constraint; it stays zero in the copy and
+    loses its dual, so that the two constraints hold together.
+
+    :param rho: weight of the penalty, positive; at least of the order of the loss's curvature to converge on a
+        non-convex set.
+    :raises ValueError: when ``rho`` is not positive.
+
+    >>> from art_atmc import Quantization
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0, 6.0]))
+    >>> admm = ADMM(Weights({"w": w}), Quantization(bits=1), rho=1.0)
+    >>> admm.step()
+    >>> admm.copy["w"].tolist()
+    [1.5, 1.5, 6.0]
+    """
+
+    def __init__(
+        self, weights: Weights, constraint: Constraint, *, rho: float = 0.1, every: int = 1, ramp: Ramp | None = None
+    ) -> None:
+        super().__init__(weights, constraint, every=every, ramp=ramp)
+        if not rho > 0:
+            raise ValueError(f"`rho` must be positive, got {rho}; the reference code uses 0.1")
+        self.rho = rho
+        self.copy: Weights | None = None
+        self.dual: Weights | None = None
+
+    def enforce(self, constraint: Constraint) -> None:
+        weights = self.weights.detach()
+        if self.copy is None or self.dual is None:
+            self.copy = constraint.project(weights)
+            self.dual = weights.map(torch.zeros_like)
+            return
+        shifted = weights.map(_where_nonzero, weights.map(torch.add, self.dual))
+        self.copy = constraint.project_near(shifted, self.copy)
+        self.dual = shifted.map(torch.sub, self.copy)
+
+    @torch.no_grad()
+    def add_penalty_grad_(self) -> None:
+        if self.copy is None or self.dual is None:
+            return
+        for name, weight in self.weights.items():
+            gradient = (weight - self.copy[name]).add_(self.dual[name])
+            if weight.grad is None:
+                weight.grad = gradient.mul_(self.rho)
+            else:
+                weight.grad.add_(gradient, alpha=self.rho)
+
+    def penalty(self) -> Tensor:
+        r"""The penalty :math:`\tfrac\rho2 \|W - Z + D\|^2`, differentiable; the oracle of :meth:`add_penalty_grad_`."""
+        if self.copy is None or self.dual is None:
+            return torch.zeros(())
+        gaps = self.weights.map(torch.sub, self.copy).map(torch.add, self.dual)
+        return self.rho / 2 * torch.stack([gap.square().sum() for gap in gaps.values()]).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        started = {"copy": self.copy, "dual": self.dual}
+        return super().state_dict() | {key: None if value is None else dict(value) for key, value in started.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        for key in ("copy", "dual"):
+            setattr(self, key, None if state[key] is None else self.weights.like(state[key]).clone())
+
+
+def _where_nonzero(weight: Tensor, value: Tensor) -> Tensor:
+    return torch.where(weight == 0, torch.zeros_like(value), value)

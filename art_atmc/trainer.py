@@ -1,0 +1,227 @@
+"""ATMC in one object: an ART trainer that hands back a small and robust classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, final
+
+import numpy as np
+from art.defences.trainer import Trainer
+from sklearn.exceptions import NotFittedError
+
+from art_atmc.classifier import CompressedClassifier
+from art_atmc.constraints import Constraint, Quantization
+from art_atmc.decomposition import check_decomposable, decompose
+from art_atmc.enforcement import enforced, projected
+from art_atmc.objectives import Adversarial, Objective
+from art_atmc.solvers import ADMM, ProjectedGradient, Ramp, Solver
+from art_atmc.training import ObjectiveTrainer, check_classifier
+from art_atmc.weights import Weights, compressible
+
+__all__ = ["ATMCTrainer", "Tightening", "default_solver"]
+
+SolverFactory: TypeAlias = Callable[[Weights, Constraint, Ramp], Solver]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Tightening:
+    r"""When the constraints tighten, as shares of the run.
+
+    Within ``support`` the density falls along a cubic from 1 to its target; from ``codebook`` on the codebook acts. The
+    default was chosen on validation data (docs/results). ``Tightening(support=(a, a), codebook=b)`` are the stages of
+    the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
+
+    :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
+    :param codebook: share of the run after which the codebook acts, in [0, 1).
+    :raises ValueError: for shares out of order or range.
+
+    >>> Tightening().support_ramp(steps=1000)
+    Ramp(start=0, end=500)
+    """
+
+    support: tuple[float, float] = (0.0, 0.5)
+    codebook: float = 0.6
+
+    def __post_init__(self) -> None:
+        start, end = self.support
+        if not (0 <= start <= end <= 1 and 0 <= self.codebook < 1):
+            raise ValueError(f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
+                             f"in [0, 1), got {self.codebook}; they are shares of the run")
+
+    def support_ramp(self, steps: int) -> Ramp:
+        start, end = self.support
+        return Ramp(math.floor(start * steps), math.floor(end * steps))
+
+    def codebook_ramp(self, steps: int) -> Ramp:
+        return Ramp(math.floor(self.codebook * steps), math.floor(self.codebook * steps))
+
+
+def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
+    """ADMM for a codebook, projection after each step for everything else (ATMC, Algorithm 1)."""
+    if isinstance(constraint, Quantization):
+        return ADMM(weights, constraint, rho=0.1, every=10, ramp=ramp)
+    return ProjectedGradient(weights, constraint, ramp=ramp)
+
+
+@final
+class ATMCTrainer(Trainer):  # type: ignore[misc]
+    r"""Adversarially trained model compression (Gui et al., NeurIPS 2019) as an ART trainer.
+
+    .. math:: \min_\theta\; \mathbb{E} \max_{x' \in B(x, \epsilon)} f(\theta; x', y) \quad \text{s.t. every constraint},
+              \qquad \theta = \{U_l, V_l, C_l\}, \quad W_l = (I + U_l) V_l + C_l
+
+    Fitting factors the classifier's weights in place, points its optimizer at the factors, trains with the constraints
+    enforced after every step, and ends on weights that obey all of them exactly.
+
+    :param classifier: an ART ``PyTorchClassifier`` with an optimizer. It is trained in place, as by ART's trainers.
+    :param attack: an ART evasion attack, one of our adversaries, or an objective built on one; not needed with
+        ``trainer``.
+    :param constraints: what the weights must obey, such as ``[Sparsity(density=0.05), Quantization(bits=4)]``; one of
+        a kind.
+    :param trainer: any ART trainer round the same classifier, to be used in place of our loop.
+    :param schedule: how the constraints tighten over the run.
+    :param ignore: patterns of layers that stay dense, see :func:`~art_atmc.compressible`.
+    :param factored: train W = (I + U)V + C; with False the weights themselves. Factors pay at densities below about
+        0.01, see the method page.
+    :param solver: builds the solver of a constraint from (weights, constraint, ramp).
+    :param seed: of our loop, see :class:`~art_atmc.ObjectiveTrainer`.
+    :param verbose: show our loop's progress bars.
+    :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
+    :raises ValueError: when the classifier has no optimizer, the model no compressible weight, an ignore pattern no
+        match, or the constraints contradict one another.
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        attack: Any = None,
+        constraints: Sequence[Constraint] = (),
+        *,
+        trainer: Trainer | None = None,
+        schedule: Tightening | None = None,
+        ignore: Sequence[str] = (),
+        factored: bool = True,
+        solver: SolverFactory = default_solver,
+        seed: int = 0,
+        verbose: bool = True,
+    ) -> None:
+        check_classifier(classifier)
+        _check_constraints(constraints)
+        super().__init__(classifier)
+        if (attack is None) == (trainer is None):
+            raise TypeError("give either an `attack`, which our loop trains against, or a `trainer` that has its own")
+        if trainer is None:
+            objective = attack if isinstance(attack, Objective) else Adversarial(attack)
+            trainer = ObjectiveTrainer(classifier, objective, seed=seed, verbose=verbose)
+        if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
+            raise TypeError("`trainer` must be an ART trainer round the same classifier object, got "
+                            f"{type(trainer).__name__}; build both with one PyTorchClassifier")
+        self.trainer = trainer
+        self.constraints = tuple(constraints)
+        self.schedule = schedule or Tightening()
+        self.ignore = tuple(ignore)
+        self.factored = factored
+        self.solvers: list[Solver] = []
+        self._solver = solver
+        self._robust: CompressedClassifier | None = None
+        weights = compressible(classifier.model, self.ignore)
+        for constraint in constraints:
+            constraint.check(weights)
+        if factored:
+            check_decomposable(classifier.model, weights)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One dictionary an epoch; empty round a trainer that keeps none."""
+        return getattr(self.trainer, "history", [])
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        """Train on arrays until every constraint holds.
+
+        :param x: inputs, shape (n, \\*input_shape), within the classifier's clip values.
+        :param y: labels, indices (n,) or one-hot (n, classes).
+        :param validation_data: (x, y) on which our loop chooses the best epoch.
+        :param batch_size: examples a step.
+        :param nb_epochs: passes over the data; the schedule's shares refer to them.
+        :param kwargs: further arguments of the trainer's ``fit``, such as ``scheduler``.
+        :raises RuntimeError: when the constraints can't hold together, or the trainer does not use the classifier's
+            optimizer.
+
+        Errors of the data and the loss are those of :meth:`art_atmc.ObjectiveTrainer.fit`.
+        """
+        if validation_data is not None:
+            kwargs["validation_data"] = validation_data
+        with self._compressing(nb_epochs * -(-len(x) // max(batch_size, 1))):
+            self.trainer.fit(x, y, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
+
+    def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
+        """Train on a torch ``DataLoader`` or an ART ``DataGenerator``; see :meth:`fit`."""
+        batches = len(generator) if hasattr(generator, "__len__") else -(-generator.size // generator.batch_size)
+        with self._compressing(nb_epochs * batches):
+            self.trainer.fit_generator(generator, nb_epochs=nb_epochs, **kwargs)
+
+    def get_classifier(self) -> CompressedClassifier:
+        """The small and robust classifier.
+
+        :raises NotFittedError: before the first :meth:`fit`.
+        """
+        if self._robust is None:
+            raise NotFittedError("there is no compressed classifier yet; call fit() first")
+        return self._robust
+
+    def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
+        """The compressed classifier's outputs, shape (n, classes)."""
+        return self.get_classifier().predict(x, **kwargs)
+
+    @contextlib.contextmanager
+    def _compressing(self, steps: int) -> Iterator[None]:
+        classifier = self._classifier
+        optimizer = classifier.optimizer
+        if self.factored:
+            decompose(classifier.model, self.ignore, optimizer)
+            # ART's AWP trainer keeps a second classifier whose weights it loads from the first.
+            if (proxy := getattr(self.trainer, "_proxy_classifier", None)) is not None:
+                decompose(proxy.model, self.ignore, proxy.optimizer)
+        weights = compressible(classifier.model, self.ignore)
+        ramps = self.schedule.support_ramp(steps), self.schedule.codebook_ramp(steps)
+        self.solvers = [self._solver(weights, c, ramps[isinstance(c, Quantization)]) for c in self.constraints]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(enforced(optimizer, self.solvers))
+            if isinstance(self.trainer, ObjectiveTrainer):
+                stack.enter_context(self.trainer.shipping(functools.partial(projected, self.solvers)))
+            yield
+            if classifier.optimizer is not optimizer:
+                raise RuntimeError(f"{type(self.trainer).__name__} replaced the classifier's optimizer, so the "
+                                   "constraints were not enforced to the end; use another trainer")
+        self._warn_of_short_run()
+        classifier.model.eval()
+        self._robust = CompressedClassifier.of(classifier)
+
+    def _warn_of_short_run(self) -> None:
+        if late := [s.constraint for s in self.solvers if s.steps < max(s.ramp.end, s.ramp.start + 1)]:
+            warnings.warn(f"the trainer made only {self.solvers[0].steps} steps, so {late} acted in full at the end only; "
+                          "give fit() the trainer's own nb_epochs and batch_size", stacklevel=4)
+
+
+def _check_constraints(constraints: Sequence[Constraint]) -> None:
+    if isinstance(constraints, Constraint):
+        raise TypeError(f"`constraints` must be a list, got {constraints}; write constraints=[{constraints}]")
+    if strangers := [type(c).__name__ for c in constraints if not isinstance(c, Constraint)]:
+        raise TypeError(f"`constraints` must hold Constraint objects such as Sparsity(density=0.05), got {strangers}")
+    kinds = [type(c) for c in constraints]
+    if double := sorted({k.__name__ for k in kinds if kinds.count(k) > 1}):
+        raise ValueError(f"the constraints contradict one another: more than one {double}; give one of a kind")

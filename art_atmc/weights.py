@@ -1,0 +1,213 @@
+"""The weights that compression acts on: which tensors of a model, under which names, against which dense size."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["Factorization", "Weights", "compressible"]
+
+LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Embedding,
+    nn.MultiheadAttention,
+)
+NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+class Factorization(nn.Module):
+    """Base of the parametrizations whose factors are compressed in place of the weight that they form.
+
+    ``names`` calls the factors by their names in the order of the parametrization's originals.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+
+
+class Weights(Mapping[str, Tensor]):
+    r"""Named tensors :math:`\{W_1, \dots, W_L\}` seen as one point :math:`w \in \mathbb{R}^N`.
+
+    A constraint acts on the point, so a budget over all tensors together is no special case. ``dense_size`` is the
+    number of weights of the *dense* network: what a density refers to, also where the tensors are the factors
+    U, V, C and so hold more entries than the dense network.
+
+    :param tensors: the tensors by name; held, not copied.
+    :param dense_size: number of weights of the dense network; by default the number of entries of ``tensors``.
+    :raises ValueError: when ``dense_size`` is below 1.
+
+    >>> weights = Weights({"fc": torch.tensor([[3.0, -1.0], [0.0, 2.0]])})
+    >>> weights.dense_size, weights.nnz()
+    (4, 3)
+    >>> weights.map(torch.abs)["fc"].sum().item()
+    6.0
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], dense_size: int | None = None) -> None:
+        self._tensors = dict(tensors)
+        self.dense_size = sum(t.numel() for t in self._tensors.values()) if dense_size is None else dense_size
+        if self.dense_size < 1:
+            raise ValueError("there is nothing to compress: the weights hold no entry")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}: {tuple(tensor.shape)}" for name, tensor in self.items())
+        return f"Weights({{{shapes}}}, dense_size={self.dense_size})"
+
+    def map(self, function: Callable[..., Tensor], *others: Mapping[str, Tensor]) -> Weights:
+        """Apply ``function(tensor, *other_tensors)`` name by name; the dense size stays."""
+        return self.like({name: function(t, *(other[name] for other in others)) for name, t in self.items()})
+
+    def like(self, tensors: Mapping[str, Tensor]) -> Weights:
+        """Other tensors under the same dense size."""
+        return Weights(tensors, self.dense_size)
+
+    def detach(self) -> Weights:
+        """The same storage without gradient."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> Weights:
+        """A copy that later changes of the tensors do not reach."""
+        return self.map(lambda t: t.detach().clone())
+
+    @torch.no_grad()
+    def assign_(self, values: Mapping[str, Tensor]) -> None:
+        """Write ``values`` into the tensors, in place."""
+        for name, tensor in self.items():
+            tensor.copy_(values[name])
+
+    def nnz(self) -> int:
+        r"""Number of non-zero entries, :math:`\|w\|_0`."""
+        return sum(int(torch.count_nonzero(t)) for t in self.values())
+
+
+def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
+    r"""The weights of ``model`` that may be compressed: every matrix or kernel, no bias, no normalisation.
+
+    Linear, (transposed, grouped, depthwise) convolution, embedding and attention-projection weights; in a decomposed
+    model, their factors U, V and C in place of W. A parameter with two or more dimensions that is none of these would
+    stay dense unnoticed, so it is refused unless ``ignore`` names it.
+
+    :param model: any module.
+    :param ignore: shell-style patterns of layer or parameter names that stay dense, such as ``"head"``, ``"stem.*"``.
+    :returns: the parameters themselves (not copies) by qualified name; ``dense_size`` counts W, not the factors.
+        A parameter that several layers share is listed once, under its first name.
+    :raises TypeError: when ``ignore`` is a single string.
+    :raises ValueError: naming at once every parameter that can't be compressed, each pattern that matches nothing,
+        or when no weight is left.
+
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    >>> sorted(compressible(model))
+    ['0.weight', '3.weight']
+    >>> compressible(model, ignore=["3"]).dense_size
+    36
+    """
+    if isinstance(ignore, str):
+        raise TypeError(f"`ignore` must be a list of patterns, got the string {ignore!r}; write ignore=[{ignore!r}]")
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    used: set[str] = set()
+    offenders: list[str] = []
+    dense_size = 0
+    for layer_name, layer in model.named_modules():
+        for local, parameters, size in _matrices(layer):
+            dense_name = f"{layer_name}.{local}".lstrip(".")
+            matched = [p for p in ignore if _matches(p, dense_name)]
+            used.update(matched)
+            if matched or seen.issuperset(map(id, parameters.values())):
+                continue
+            offence = _offence(layer, local, parameters)
+            if offence:
+                offenders.append(f"`{dense_name}` {offence}")
+                continue
+            seen.update(map(id, parameters.values()))
+            dense_size += size
+            tensors.update({f"{layer_name}.{key}".lstrip("."): p for key, p in parameters.items()})
+    if unused := [p for p in ignore if p not in used]:
+        offenders.append(f"the ignore patterns {unused} match no weight; the names are those of `named_parameters()`")
+    if offenders:
+        raise ValueError("not every weight can be compressed:\n  " + "\n  ".join(offenders))
+    if not tensors:
+        raise ValueError("the model has no compressible weight: it needs a linear, convolution or embedding layer "
+                         "that `ignore` does not exclude")
+    return Weights(tensors, dense_size)
+
+
+def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], int]]:
+    """Per weight of two or more dimensions that ``layer`` itself owns: its name, its parameters, its dense size."""
+    if isinstance(layer, (*NORMALISATION, parametrize.ParametrizationList)):
+        return
+    for local, form in _parametrizations(layer).items():
+        parameters = dict(form.named_parameters(recurse=False))
+        if isinstance(form[0], Factorization):
+            parameters = dict(zip((f"{local}.{name}" for name in form[0].names), parameters.values(), strict=True))
+        weight = getattr(layer, local)
+        if parameters and weight.dim() > 1:
+            yield local, parameters, weight.numel()
+    for local, parameter in layer.named_parameters(recurse=False):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            yield local, {local: parameter}, 0
+        elif parameter.dim() > 1 and not local.startswith("bias"):
+            yield local, {local: parameter}, parameter.numel()
+
+
+def _parametrizations(layer: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    return dict(layer.parametrizations.items()) if parametrize.is_parametrized(layer) else {}  # type: ignore
+
+
+def _matches(pattern: str, dense_name: str) -> bool:
+    """A pattern names the parameter, its layer, or a module above it."""
+    parts = dense_name.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
+
+def _offence(layer: nn.Module, local: str, parameters: Mapping[str, nn.Parameter]) -> str | None:
+    """Why this weight can't be compressed, with the remedy; None where it can."""
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
+        return "has no shape yet (lazy layer); run one batch through the model first"
+    if any(not p.requires_grad for p in parameters.values()):
+        return "is frozen (requires_grad=False), so it would be cut but not retrained; unfreeze it or `ignore` it"
+    form = _parametrizations(layer).get(local)
+    if form is not None and not isinstance(form[0], Factorization):
+        return (f"is already parametrized by {type(form[0]).__name__}; call "
+                "torch.nn.utils.parametrize.remove_parametrizations first or `ignore` it")
+    if not isinstance(layer, LAYERS):
+        return f"belongs to a {type(layer).__name__}, which is not supported; `ignore` it to leave it dense"
+    if isinstance(layer, nn.Embedding) and layer.sparse:
+        return "has sparse gradients; build the embedding with sparse=False or `ignore` it"
+    return None
+
+
+def shared_names(model: nn.Module) -> dict[int, list[str]]:
+    """The names of every parameter that stands under more than one, by identity."""
+    every = [(name, id(p)) for name, p in model.named_parameters(remove_duplicate=False)]
+    counts = Counter(key for _, key in every)
+    shared: dict[int, list[str]] = {}
+    for name, key in every:
+        if counts[key] > 1:
+            shared.setdefault(key, []).append(name)
+    return shared
