@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -34,7 +34,7 @@ __all__ = ["PGD", "ARTAttack", "Adversary", "ClipValues", "Loss", "adversary", "
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits, y) -> scalar."""
 
-ClipValues: TypeAlias = "Sequence[float | np.ndarray | Tensor]"
+ClipValues: TypeAlias = "Iterable[float | np.ndarray | Tensor]"
 """Smallest and largest valid input; scalars, or arrays that broadcast with one input."""
 
 

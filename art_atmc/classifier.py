@@ -74,7 +74,7 @@ class CompressedClassifier(PyTorchClassifier):  # type: ignore[misc]
         with torch.no_grad():
             for name, value in (*fresh.named_parameters(), *fresh.named_buffers()):
                 if name in factored:
-                    setattr(*factored[name], value)
+                    setattr(*factored[name], value.detach())  # a Parameter would be registered instead
                 else:
                     targets[name].copy_(value)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from fractions import Fraction
 from typing import final
 
 import torch
@@ -90,8 +89,8 @@ class Sparsity(Constraint):
 
     def budget(self, weights: Weights) -> int:
         """The number k of entries that may differ from zero."""
-        # The decimal that the user wrote, not its binary neighbour: 0.29 of 100 is 29, though 0.29 * 100 < 29.
-        k = math.floor(Fraction(str(self.density)) * weights.dense_size)
+        # The number that the user meant, not its binary neighbour: 0.29 of 100 is 29, though 0.29 * 100 < 29.
+        k = math.floor(self.density * weights.dense_size + 1e-6)
         if k < 1:
             raise ValueError(f"`density` {self.density} keeps none of {weights.dense_size} weights; "
                              f"give at least {1 / weights.dense_size:.2g}")

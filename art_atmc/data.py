@@ -173,19 +173,19 @@ def _read_idx(path: Path, dimensions: int) -> Array:
         raise ValueError(f"{path} must have {header + math.prod(sizes)} bytes for the shape {tuple(sizes)}, got "
                          f"{len(content)}; it is truncated or damaged, fetch it again")
     values = np.frombuffer(content, np.uint8, offset=header)
-    return values.reshape(-1, 1, *sizes[1:]) if dimensions == 3 else values
+    return values.reshape(sizes[0], 1, *sizes[1:]) if dimensions == 3 else values
 
 
 def _archive(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; give `data` the path of an .npz file")
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except DAMAGED as error:
-        raise ValueError(f"{path} is not an .npz archive ({error}); write it with numpy.savez") from error
-    if isinstance(archive, np.ndarray):
-        raise ValueError(f"{path} holds a single array; save {', '.join(KEYS)} with numpy.savez")
-    with archive:
+    with path.open("rb") as file:  # numpy leaves a file that it can't read open
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except DAMAGED as error:
+            raise ValueError(f"{path} is not an .npz archive ({error}); write it with numpy.savez") from error
+        if isinstance(archive, np.ndarray):
+            raise ValueError(f"{path} holds a single array; save {', '.join(KEYS)} with numpy.savez")
         if missing := [key for key in KEYS if key not in archive]:
             raise ValueError(f"{path} lacks {', '.join(missing)} among {archive.files}; save {', '.join(KEYS)} with "
                              "numpy.savez")
@@ -226,12 +226,16 @@ def _scaled(x: Array) -> Array:
 
 
 def _indices(y: Array) -> Array:
-    """Labels as int64 indices where they are whole numbers, a column of them, or one-hot; else unchanged."""
-    if y.dtype.kind not in "biuf" or not np.all(np.isfinite(y) & (y == np.floor(y))):
+    """Labels as int64 indices where they are whole numbers, a column of them, or one-hot; else not changed."""
+    if y.dtype.kind not in "biuf":
         return y
-    if y.ndim == 2 and y.shape[1] > 1 and np.all((y == 0) | (y == 1)) and np.all(y.sum(axis=1) == 1):
-        return y.argmax(axis=1).astype(np.int64)
-    return y.reshape(len(y)).astype(np.int64) if y.ndim in (1, 2) and y[:1].size == 1 else y
+    with np.errstate(invalid="ignore"):  # NaN and infinity differ from whatever they are cast to
+        whole = y.astype(np.int64)
+    if not np.array_equal(whole, y):
+        return y
+    if whole.ndim == 2 and whole.shape[1] > 1 and np.isin(whole, (0, 1)).all() and (whole.sum(axis=1) == 1).all():
+        return np.asarray(whole.argmax(axis=1), np.int64)
+    return whole.reshape(-1) if whole.ndim == 2 and whole.shape[1] == 1 else whole
 
 
 def _image_problem(name: str, x: Array, clip_values: tuple[float, float]) -> str | None:

@@ -151,6 +151,9 @@ def recompose(model: nn.Module) -> nn.Module:
     (True, 'Linear')
     """
     for layer, local in decomposed(model).values():
+        # Torch deletes the property from the layer's class, which a deep copy of the layer shares: take a class of one's own.
+        kind = type(layer)
+        layer.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
         parametrize.remove_parametrizations(layer, local, leave_parametrized=True)
     return model
 

@@ -174,12 +174,13 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         for number, (x, y) in enumerate(bar, start=1):
             x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
             network.train()
-            loss, logits = self.objective(problem, x, y)
-            value = loss.item()
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss became {value} in epoch {len(self.history) + 1}, batch {number}; the weights are those "
-                    "from before this epoch. Lower the learning rate, clip gradients, or check the data's scale")
+            try:
+                loss, logits = self.objective(problem, x, y)
+                if not np.isfinite(value := loss.item()):
+                    raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
+            except FloatingPointError as error:
+                raise FloatingPointError(f"epoch {len(self.history) + 1}, batch {number}: {error}. The weights are those "
+                                         "from before this epoch") from error
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from art.defences.preprocessor import FeatureSqueezing, LabelSmoothing
+from torch import nn
+
+from art_atmc.network import Network
+
+
+@pytest.fixture
+def x(digits):
+    return torch.from_numpy(digits[0][:20])
+
+
+@pytest.mark.parametrize("preprocessing", [None, (0.0, 1.0), (0.5, 0.25), (np.array([0.3], np.float32), np.array([0.2], np.float32))])
+def test_network_computes_what_the_classifier_predicts(make_classifier, x, preprocessing):
+    classifier = make_classifier(preprocessing=preprocessing)
+    network = Network(classifier, x[:2])
+    assert np.allclose(network.evaluate(x).numpy(), classifier.predict(x.numpy()), atol=1e-5)
+
+
+def test_numpy_preprocessing_is_applied_once(make_classifier, x):
+    squeezing = FeatureSqueezing(clip_values=(0, 1), bit_depth=2)
+    classifier = make_classifier(preprocessing_defences=squeezing)
+    classifier.model.eval()
+    expected = classifier.model(torch.from_numpy(squeezing(x.numpy())[0]).float())
+    assert torch.allclose(Network(classifier, x[:2]).evaluate(x), expected, atol=1e-5)
+
+
+def test_sequential_models_give_the_last_output_only(make_classifier, x):
+    classifier = make_classifier(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
+    assert Network(classifier, x[:2])(x).shape == (20, 10)
+
+
+class Viewing(nn.Module):
+    """Flattens with .view(), which channels-last feature maps refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.fc = nn.Linear(4 * 36, 10)
+
+    def forward(self, x):
+        seen.append(x.is_contiguous(memory_format=torch.channels_last) and x.stride(1) == 1)
+        return self.fc(self.conv(x).view(len(x), -1))
+
+
+seen: list[bool] = []
+
+
+def test_channels_last_is_used_where_the_model_takes_it(make_classifier, x):
+    classifier = make_classifier()
+    layouts = []
+    classifier.model.fc.register_forward_pre_hook(lambda *_: None)
+    classifier.model.norm.register_forward_pre_hook(lambda _, args: layouts.append(args[0].stride(1) == 1))
+    Network(classifier, x[:2])(x)
+    assert layouts[-1]
+
+
+def test_models_that_view_get_contiguous_images(make_classifier, x):
+    classifier = make_classifier(model=Viewing())
+    network = Network(classifier, x[:2])
+    expected = classifier.model(x)
+    assert torch.equal(network(x), expected)
+    assert not seen[-1]
+
+
+def test_probing_changes_neither_mode_nor_statistics(make_classifier, x):
+    classifier = make_classifier()
+    classifier.model.train()
+    before = {k: v.clone() for k, v in classifier.model.state_dict().items()}
+    Network(classifier, x[:2])
+    assert classifier.model.training
+    assert all(torch.equal(v, before[k]) for k, v in classifier.model.state_dict().items())
+
+
+def test_label_changing_preprocessing_is_refused(make_classifier, x):
+    classifier = make_classifier(preprocessing_defences=LabelSmoothing())
+    with pytest.raises(ValueError, match=r"LabelSmoothing.*changes labels"):
+        Network(classifier, x[:2])

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from art_atmc import ADMM, ProjectedGradient, Quantization, Ramp, Sparsity, Weights
+
+
+def parameters(*values):
+    return Weights({"w": nn.Parameter(torch.tensor(values))})
+
+
+def test_projected_gradient_finds_the_best_support_of_a_quadratic():
+    """min ||w - a||^2 over two non-zero entries is the two largest of a."""
+    target = torch.tensor([3.0, -0.5, 1.0, -2.0])
+    weights = parameters(0.1, 0.1, 0.1, 0.1)
+    optimizer = torch.optim.SGD(weights.values(), lr=0.3)
+    solver = ProjectedGradient(weights, Sparsity(0.5), ramp=Ramp(0, 10))
+    for _ in range(60):
+        optimizer.zero_grad()
+        (weights["w"] - target).square().sum().backward()
+        optimizer.step()
+        solver.step()
+    assert weights["w"].tolist() == pytest.approx([3, 0, 0, -2], abs=1e-5)
+
+
+def test_admm_finds_the_best_codebook_of_a_quadratic():
+    """min ||w - a||^2 over two codes is the projection of a; the weights converge to the copy."""
+    target = torch.tensor([1.0, 1.2, 4.0, 4.4])
+    weights = parameters(1.0, 1.2, 4.0, 4.4)
+    optimizer = torch.optim.SGD(weights.values(), lr=0.1)
+    admm = ADMM(weights, Quantization(1), rho=2.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (0.5 * (weights["w"] - target).square().sum()).backward()
+        admm.add_penalty_grad_()
+        optimizer.step()
+        admm.step()
+    assert weights["w"].tolist() == pytest.approx([1.1, 1.1, 4.2, 4.2], abs=1e-3)
+    assert admm.constraint.violation(weights) < 1e-5
+    admm.finalize()
+    assert admm.constraint.violation(weights) == 0
+
+
+def test_penalty_gradient_is_that_of_the_penalty():
+    weights = parameters(1.0, 1.5, 4.0, 4.6)
+    admm = ADMM(weights, Quantization(1), rho=0.7)
+    admm.step()
+    with torch.no_grad():
+        weights["w"].add_(torch.tensor([0.3, -0.2, 0.1, 0.4]))
+    admm.step()
+    admm.add_penalty_grad_()
+    (expected,) = torch.autograd.grad(admm.penalty(), weights["w"])
+    assert expected.abs().sum() > 0
+    assert torch.allclose(weights["w"].grad, expected)
+    admm.add_penalty_grad_()  # adds, does not replace
+    assert torch.allclose(weights["w"].grad, 2 * expected)
+
+
+def test_admm_update_equals_the_written_out_formula():
+    weights = parameters(1.0, 1.5, 0.0, 4.6)
+    constraint = Quantization(1)
+    admm = ADMM(weights, constraint)
+    admm.step()
+    z, d = constraint.project(weights.detach())["w"], torch.zeros(4)
+    for shift in ([0.2, -0.3, 0.0, 0.5], [0.1, 0.4, 0.0, -1.0]):
+        with torch.no_grad():
+            weights["w"].add_(torch.tensor(shift))
+        admm.step()
+        w = weights["w"].detach()
+        z = constraint.project_near(Weights({"w": w + d}), Weights({"w": z}))["w"]
+        d = d + w - z
+        assert torch.allclose(admm.copy["w"], z)
+        assert torch.allclose(admm.dual["w"], d)
+
+
+def test_admm_leaves_the_zeros_of_another_constraint_alone():
+    weights = parameters(1.0, 1.5, 4.0, 4.6)
+    admm = ADMM(weights, Quantization(1))
+    admm.step()
+    with torch.no_grad():
+        weights["w"].add_(torch.tensor([0.3, -0.2, 0.1, 0.4]))
+    admm.step()
+    with torch.no_grad():
+        weights["w"][1] = 0.0
+    admm.step()
+    assert admm.dual["w"][2] != 0
+    assert admm.copy["w"][1] == 0
+    assert admm.dual["w"][1] == 0
+
+
+def test_ramp_holds_back_and_tightens():
+    weights = Weights({"w": nn.Parameter(torch.arange(1.0, 101.0))})
+    solver = ProjectedGradient(weights, Sparsity(0.1), ramp=Ramp(2, 6))
+    counts = []
+    for _ in range(7):
+        solver.step()
+        counts.append(weights.nnz())
+    cubic = [round(100 * (0.1 + 0.9 * (1 - p) ** 3)) for p in (0, 0.25, 0.5, 0.75, 1)]
+    assert counts[:2] == [100, 100]
+    assert counts[1:6] == pytest.approx(cubic, abs=1)
+    assert counts[-1] == 10
+
+
+def test_every_counts_optimizer_steps():
+    weights = parameters(3.0, 1.0)
+    solver = ProjectedGradient(weights, Sparsity(0.5), every=3)
+    solver.step(), solver.step()
+    assert weights.nnz() == 2
+    solver.step()
+    assert weights.nnz() == 1
+
+
+def test_state_round_trip_continues_exactly():
+    def fresh():
+        weights = parameters(1.0, 1.5, 4.0, 4.6)
+        return weights, ADMM(weights, Quantization(1), every=2, ramp=Ramp(1, 1))
+
+    def advance(weights, admm, steps):
+        for i in range(steps):
+            with torch.no_grad():
+                weights["w"].add_(0.1 * torch.tensor([1.0, -2.0, 3.0, -1.0]) * (i + 1))
+            admm.step()
+
+    weights, admm = fresh()
+    advance(weights, admm, 5)
+    state, held = copy.deepcopy(admm.state_dict()), weights.clone()
+    advance(weights, admm, 4)
+    others, resumed = fresh()
+    others.assign_(held)
+    resumed.load_state_dict(state)
+    advance(others, resumed, 4)
+    assert torch.equal(resumed.copy["w"], admm.copy["w"])
+    assert torch.equal(resumed.dual["w"], admm.dual["w"])
+    assert resumed.steps == admm.steps
+
+
+def test_state_before_the_start_is_loadable():
+    weights = parameters(1.0, 2.0, 3.0)
+    late = ADMM(weights, Quantization(1), ramp=Ramp(10, 10))
+    late.step()
+    other = ADMM(weights, Quantization(1))
+    other.load_state_dict(late.state_dict())
+    assert other.copy is None
+    assert other.steps == 1
+
+
+def test_bad_settings_are_refused_and_good_ones_accepted():
+    weights = parameters(1.0, 2.0)
+    with pytest.raises(ValueError, match="`every` must be at least 1"):
+        ProjectedGradient(weights, Sparsity(0.5), every=0)
+    with pytest.raises(ValueError, match="`rho` must be positive"):
+        ADMM(weights, Quantization(1), rho=0)
+    with pytest.raises(ValueError, match="0 <= start <= end"):
+        Ramp(5, 4)
+    with pytest.raises(ValueError, match="keeps none"):
+        ProjectedGradient(weights, Sparsity(0.1))
+    assert ADMM(weights, Quantization(1), rho=0.01, every=1, ramp=Ramp(0, 0)).rho == 0.01

@@ -1,0 +1,308 @@
+"""ATMCTrainer: one call from an ART classifier to a small and robust one, round our loop and round ART's trainers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import ProjectedGradientDescent
+from art.defences.trainer import (
+    AdversarialTrainer,
+    AdversarialTrainerAWPPyTorch,
+    AdversarialTrainerFBFPyTorch,
+    AdversarialTrainerMadryPGD,
+    AdversarialTrainerTRADESPyTorch,
+)
+from art.estimators.classification import PyTorchClassifier
+from sklearn.exceptions import NotFittedError
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from art_atmc import (
+    PGD,
+    TRADES,
+    Adversarial,
+    ATMCTrainer,
+    CompressedClassifier,
+    Constraint,
+    ObjectiveTrainer,
+    Quantization,
+    Sparsity,
+    Tightening,
+    compressible,
+    decompose,
+    recompose,
+)
+from art_atmc.decomposition import decomposed
+
+CONSTRAINTS = [Sparsity(density=0.2), Quantization(bits=3)]
+ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
+
+
+def art_pgd(classifier):
+    return ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=3, verbose=False)
+
+
+def assert_obeys(model, constraints=CONSTRAINTS, ignore=()):
+    weights = compressible(model, ignore)
+    for constraint in constraints:
+        if isinstance(constraint, Sparsity):
+            assert 0 < weights.nnz() <= int(constraint.density * weights.dense_size)
+        else:
+            assert all(w[w != 0].unique().numel() <= 2**constraint.bits for w in weights.values())
+
+
+@pytest.mark.parametrize("factored", [True, False])
+@pytest.mark.parametrize("constraints", [CONSTRAINTS, CONSTRAINTS[::-1], CONSTRAINTS[:1], CONSTRAINTS[1:], []], ids=str)
+def test_fit_ends_on_weights_that_obey_every_constraint(make_classifier, digits, constraints, factored):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, art_pgd(classifier), constraints, factored=factored, verbose=False)
+    x, y = digits
+    trainer.fit(x[:300], y[:300], validation_data=(x[1500:1550], y[1500:1550]), nb_epochs=3, batch_size=64)
+    robust = trainer.get_classifier()
+    assert isinstance(robust, CompressedClassifier)
+    assert isinstance(robust, PyTorchClassifier)
+    assert_obeys(robust.model, constraints)
+    assert bool(decomposed(robust.model)) == factored
+    assert {"violation", "robust_accuracy"} <= set(trainer.history[0])
+
+
+def test_compressed_network_learns_and_is_reproducible(make_classifier, digits):
+    def run():
+        classifier = make_classifier()
+        trainer = ATMCTrainer(classifier, art_pgd(classifier), CONSTRAINTS, seed=4, verbose=False)
+        x, y = digits
+        trainer.fit(x[:1400], y[:1400], validation_data=(x[1400:], y[1400:]), nb_epochs=8, batch_size=64)
+        return trainer
+
+    first, second = run(), run()
+    best = max(row["clean_accuracy"] for row in first.history)
+    assert best > 0.8
+    x, y = digits
+    assert (first.predict(x[1400:]).argmax(1) == y[1400:]).mean() > 0.8
+    for a, b in zip(first.get_classifier().model.parameters(), second.get_classifier().model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recompose_folds_the_factors_into_the_same_function(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    trainer.fit(digits[0][:128], digits[1][:128], nb_epochs=2, batch_size=32)
+    robust = trainer.get_classifier()
+    before = robust.predict(digits[0][:50])
+    recompose(robust.model)
+    assert np.allclose(robust.predict(digits[0][:50]), before, atol=1e-5)
+
+
+def test_the_best_epoch_is_chosen_among_feasible_weights(make_classifier, digits):
+    """What validation measured in the best epoch is what the shipped classifier does, to the last example."""
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    x, y = digits
+    trainer.fit(x[:600], y[:600], validation_data=(x[1400:], y[1400:]), nb_epochs=5, batch_size=64)
+    best = max(trainer.history, key=lambda row: (row["robust_accuracy"], row["clean_accuracy"]))
+    shipped = (trainer.predict(x[1400:]).argmax(1) == y[1400:]).mean()
+    assert shipped == pytest.approx(best["clean_accuracy"], abs=1e-9)
+
+
+def test_attack_object_and_caller_settings_come_back_unchanged(make_classifier, digits):
+    classifier = make_classifier()
+    attack = art_pgd(classifier)
+    before = dict(vars(attack))
+    ATMCTrainer(classifier, attack, CONSTRAINTS, verbose=False).fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert vars(attack) == before
+
+
+@pytest.mark.parametrize("objective", [Adversarial(ATTACK, 0.5), TRADES(ATTACK)], ids=["clean-share", "trades"])
+def test_an_objective_may_stand_for_the_attack(make_classifier, digits, objective):
+    trainer = ATMCTrainer(make_classifier(), objective, CONSTRAINTS, verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert trainer.trainer.objective is objective
+    assert_obeys(trainer.get_classifier().model)
+
+
+def test_fit_generator_compresses(make_classifier, digits):
+    x, y = torch.from_numpy(digits[0][:100]), torch.from_numpy(digits[1][:100])
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, verbose=False)
+    trainer.fit_generator(DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True), nb_epochs=3)
+    assert_obeys(trainer.get_classifier().model)
+
+
+def test_fitting_again_goes_on(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, verbose=False)
+    for _ in range(2):
+        trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=2, batch_size=32)
+        assert_obeys(trainer.get_classifier().model)
+    assert len(trainer.history) == 4
+
+
+def test_ignored_layers_stay_dense(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, ignore=["conv"], verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=2, batch_size=32)
+    model = trainer.get_classifier().model
+    assert model.conv.weight.count_nonzero() == model.conv.weight.numel()
+    assert_obeys(model, ignore=["conv"])
+
+
+def test_the_support_tightens_before_the_codebook_enters(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, schedule=Tightening((0.0, 0.5), 0.75), verbose=False)
+    trainer.fit(digits[0][:128], digits[1][:128], nb_epochs=4, batch_size=32)
+    sparsity, quantization = trainer.solvers
+    assert (sparsity.ramp.start, sparsity.ramp.end) == (0, 8)
+    assert (quantization.ramp.start, quantization.steps) == (12, 16)
+
+
+# Round ART's own trainers, unchanged
+
+
+def art_trainers():
+    return {
+        "AdversarialTrainer": lambda c: AdversarialTrainer(c, art_pgd(c), ratio=1.0),
+        "MadryPGD": lambda c: AdversarialTrainerMadryPGD(c, eps=0.1, eps_step=0.05, max_iter=2),
+        "TRADES": lambda c: AdversarialTrainerTRADESPyTorch(c, art_pgd(c), beta=3.0),
+        "AWP": lambda c: AdversarialTrainerAWPPyTorch(c, proxy(c), art_pgd(c), mode="PGD", gamma=0.01, beta=6.0, warmup=0),
+        "FBF": lambda c: AdversarialTrainerFBFPyTorch(c, eps=0.1),
+    }
+
+
+def proxy(classifier):
+    model = copy.deepcopy(classifier.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1))
+
+
+@pytest.mark.filterwarnings("ignore")  # ART's own, on today's numpy
+@pytest.mark.parametrize("factored", [True, False])
+@pytest.mark.parametrize("name", art_trainers())
+def test_art_trainers_compress(make_classifier, digits, name, factored):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=art_trainers()[name](classifier), factored=factored)
+    x, y = digits[0][:128], np.eye(10, dtype=np.float32)[digits[1][:128]]
+    trainer.fit(x, y, nb_epochs=2, batch_size=32)
+    assert_obeys(trainer.get_classifier().model)
+    assert trainer.solvers[0].steps == 8
+
+
+def test_our_own_trainer_may_be_handed_in(make_classifier, digits):
+    classifier = make_classifier()
+    own = ObjectiveTrainer(classifier, TRADES(ATTACK), seed=3, verbose=False)
+    trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=own)
+    trainer.fit(digits[0][:64], digits[1][:64], validation_data=(digits[0][:20], digits[1][:20]), nb_epochs=1)
+    assert trainer.history is own.history
+    assert_obeys(trainer.get_classifier().model)
+
+
+# No order of calls that the user has to know
+
+
+def test_a_model_decomposed_before_with_its_optimizer_is_taken(make_classifier, digits):
+    classifier = make_classifier()
+    decompose(classifier.model, optimizer=classifier.optimizer)
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert_obeys(trainer.get_classifier().model)
+
+
+def test_an_optimizer_built_before_decomposition_is_refused(make_classifier, digits):
+    classifier = make_classifier()
+    decompose(classifier.model)
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    with pytest.raises(ValueError, match="built before the model was decomposed"):
+        trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+
+
+def test_get_classifier_before_fit_says_so(make_classifier):
+    with pytest.raises(NotFittedError, match="call fit"):
+        ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS).get_classifier()
+
+
+# Bad input
+
+
+def test_contradicting_constraints_are_refused(make_classifier):
+    with pytest.raises(ValueError, match=r"contradict one another: more than one \['Sparsity'\]"):
+        ATMCTrainer(make_classifier(), ATTACK, [Sparsity(0.1), Sparsity(0.2)])
+
+
+def test_constraints_that_cannot_be_met_are_refused_before_training(make_classifier):
+    with pytest.raises(ValueError, match="keeps none of"):
+        ATMCTrainer(make_classifier(), ATTACK, [Sparsity(1e-6)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"constraints": Sparsity(0.1)}, "must be a list"),
+        ({"constraints": ["sparsity"]}, "Constraint objects"),
+        ({"attack": None}, "either an `attack`"),
+        ({"attack": "pgd"}, "ART evasion attack"),
+        ({"attack": None, "trainer": "madry"}, "ART trainer"),
+    ],
+)
+def test_wrong_kinds_are_refused(make_classifier, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        ATMCTrainer(make_classifier(), **({"attack": ATTACK, "constraints": CONSTRAINTS} | arguments))
+
+
+def test_a_trainer_of_another_classifier_is_refused(make_classifier):
+    other = AdversarialTrainer(make_classifier(), [])
+    with pytest.raises(TypeError, match="same classifier"):
+        ATMCTrainer(make_classifier(), constraints=CONSTRAINTS, trainer=other)
+
+
+def test_models_and_classifiers_that_cannot_be_compressed_are_refused(make_classifier):
+    with pytest.raises(ValueError, match="no optimizer"):
+        ATMCTrainer(make_classifier(optimizer=None), ATTACK, CONSTRAINTS)
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(64))
+    with pytest.raises(ValueError, match="no compressible weight"):
+        ATMCTrainer(make_classifier(model=model), ATTACK, CONSTRAINTS)
+    with pytest.raises(ValueError, match="match no weight"):
+        ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, ignore=["hed"])
+
+
+def test_tied_weights_are_refused_with_factors_and_taken_without(make_classifier, digits):
+    def tied():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 10))
+        model[3].weight = model[1].weight
+        return make_classifier(model=model)
+
+    with pytest.raises(ValueError, match="factored=False"):
+        ATMCTrainer(tied(), ATTACK, CONSTRAINTS)
+    trainer = ATMCTrainer(tied(), ATTACK, CONSTRAINTS, factored=False, verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert_obeys(trainer.get_classifier().model)
+
+
+@pytest.mark.parametrize("shares", [((0.5, 0.4), 0.6), ((-0.1, 0.4), 0.6), ((0.0, 1.1), 0.6), ((0.0, 0.5), 1.0)])
+def test_bad_schedules_are_refused(shares):
+    with pytest.raises(ValueError, match="shares of the run"):
+        Tightening(*shares)
+
+
+def test_stages_are_a_schedule():
+    assert Tightening(support=(0.3, 0.3), codebook=0.7).support_ramp(100).progress(29) is None
+    assert Tightening(support=(0.3, 0.3), codebook=0.7).support_ramp(100).progress(30) == 1
+
+
+def test_bad_data_leaves_the_constraints_unapplied(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    before = compressible(classifier.model).nnz()
+    with pytest.raises(ValueError, match="clip values"):
+        trainer.fit(digits[0] * 9, digits[1])
+    assert compressible(classifier.model).nnz() == before
+
+
+def test_a_custom_constraint_needs_one_method(make_classifier, digits):
+    @dataclass(frozen=True)
+    class NonNegative(Constraint):
+        def project(self, weights):
+            return weights.map(lambda w: w.clamp(min=0))
+
+    trainer = ATMCTrainer(make_classifier(), ATTACK, [NonNegative(), Sparsity(0.5)], factored=False, verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    weights = compressible(trainer.get_classifier().model)
+    assert all((w >= 0).all() for w in weights.values())

@@ -1,0 +1,309 @@
+"""The loop: ART's conventions, honest validation, reproducibility, and the defects of ART's trainers it must not have."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
+from art.defences.trainer import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from art_atmc import PGD, TRADES, Adversarial, ObjectiveTrainer
+
+ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
+
+
+def trained(make_classifier, digits, seed=0, n=256, epochs=2, objective=None, fit=None, **options):
+    classifier = make_classifier(**options)
+    trainer = ObjectiveTrainer(classifier, objective or Adversarial(ATTACK), seed=seed, verbose=False)
+    x, y = digits
+    arguments = {"validation_data": (x[1500:1600], y[1500:1600]), "nb_epochs": epochs, "batch_size": 64} | (fit or {})
+    trainer.fit(x[:n], y[:n], **arguments)
+    return classifier, trainer
+
+
+def weights(classifier):
+    return torch.cat([p.detach().reshape(-1) for p in classifier.model.parameters()])
+
+
+@pytest.mark.parametrize("objective", [Adversarial(ATTACK), Adversarial(ATTACK, 0.5), TRADES(ATTACK)], ids=str)
+def test_training_raises_robust_accuracy(make_classifier, digits, objective):
+    _, trainer = trained(make_classifier, digits, n=1400, epochs=4, objective=objective)
+    assert isinstance(trainer, Trainer)
+    robust = [row["robust_accuracy"] for row in trainer.history]
+    assert robust[-1] > max(0.5, robust[0] + 0.05)
+    assert [row["epoch"] for row in trainer.history] == [1, 2, 3, 4]
+    assert set(trainer.history[0]) == {
+        "epoch", "loss", "train_robust_accuracy", "clean_accuracy", "robust_accuracy", "learning_rate", "seconds",
+    }  # fmt: skip
+
+
+def test_a_seed_reproduces_everything_and_another_does_not(make_classifier, digits):
+    torch.manual_seed(1)
+    first = weights(trained(make_classifier, digits)[0])
+    np.random.seed(5), torch.manual_seed(7)
+    again = weights(trained(make_classifier, digits)[0])
+    other = weights(trained(make_classifier, digits, seed=1)[0])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_dropout_and_art_attacks_are_reproducible_too(make_classifier, digits):
+    def model():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Dropout(), nn.Linear(40, 10))
+
+    def run():
+        classifier = make_classifier(model=model())
+        attack = FastGradientMethod(classifier, eps=0.1, num_random_init=2)  # runs through ART, draws from numpy
+        trainer = ObjectiveTrainer(classifier, Adversarial(attack), verbose=False)
+        trainer.fit(digits[0][:128], digits[1][:128], nb_epochs=2, batch_size=64)
+        return weights(classifier)
+
+    assert torch.equal(run(), run())
+
+
+def test_the_callers_randomness_is_left_alone(make_classifier, digits):
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    classifier = make_classifier()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False).fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+
+
+def test_index_and_one_hot_labels_train_alike(make_classifier, digits):
+    x, y = digits
+    by_index, by_row = make_classifier(), make_classifier()
+    for classifier, labels in ((by_index, y[:128]), (by_row, np.eye(10, dtype=np.float32)[y[:128]])):
+        ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False).fit(x[:128], labels, nb_epochs=1)
+    assert torch.equal(weights(by_index), weights(by_row))
+
+
+def test_loaders_and_art_generators_train(make_classifier, digits):
+    x, y = digits[0][:128], digits[1][:128]
+    loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=50, shuffle=True)
+    generators = [
+        loader,
+        PyTorchDataGenerator(loader, size=128, batch_size=50),
+        NumpyDataGenerator(x, np.eye(10)[y], batch_size=50, drop_remainder=False, shuffle=True),
+    ]
+    for generator in generators:
+        classifier = make_classifier()
+        before = weights(classifier)
+        trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+        trainer.fit_generator(generator, nb_epochs=2, validation_data=(x, y))
+        assert len(trainer.history) == 2
+        assert not torch.equal(weights(classifier), before)
+
+
+def test_a_loader_is_as_reproducible_as_arrays(make_classifier, digits):
+    x, y = torch.from_numpy(digits[0][:128]), torch.from_numpy(digits[1][:128])
+
+    def run():
+        classifier = make_classifier()
+        loader = DataLoader(TensorDataset(x, y), batch_size=50, shuffle=True)
+        ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False).fit_generator(loader, nb_epochs=1)
+        return weights(classifier)
+
+    assert torch.equal(run(), run())
+
+
+def test_the_best_validation_epoch_is_kept(make_classifier, digits):
+    """A learning rate that ruins the last epoch: the weights are those of the best one."""
+    classifier = make_classifier()
+    rates = torch.optim.lr_scheduler.LambdaLR(classifier.optimizer, lambda epoch: 1.0 if epoch < 3 else 100.0)
+    x, y = digits
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    with contextlib.suppress(FloatingPointError):
+        trainer.fit(x[:700], y[:700], validation_data=(x[1500:], y[1500:]), nb_epochs=4, scheduler=rates)
+    best = max(row["clean_accuracy"] for row in trainer.history[:3])
+    measured = (classifier.predict(x[1500:]).argmax(1) == y[1500:]).mean()
+    assert trainer.history[-1]["clean_accuracy"] < best - 0.2
+    assert measured == pytest.approx(best, abs=0.2)
+    assert measured > trainer.history[-1]["clean_accuracy"] + 0.1
+
+
+def test_validation_measures_the_weights_that_would_be_shipped(make_classifier, digits):
+    classifier = make_classifier()
+    parameters = list(classifier.model.parameters())
+    inside = []
+
+    @contextlib.contextmanager
+    def shipped():
+        held = [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            for p in parameters:
+                p.zero_()
+        inside.append(True)
+        yield {"mark": 1.0}
+        with torch.no_grad():
+            for p, h in zip(parameters, held, strict=True):
+                p.copy_(h)
+
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    x, y = digits
+    with trainer.shipping(shipped):
+        trainer.fit(x[:128], y[:128], validation_data=(x[:50], y[:50]), nb_epochs=2)
+    assert inside == [True, True]
+    assert trainer.history[0]["mark"] == 1.0
+    assert trainer.history[0]["clean_accuracy"] == pytest.approx((y[:50] == 0).mean())  # all zero: class 0
+    assert all((p == 0).all() for p in parameters)  # and those are the best weights that are kept
+
+
+def test_progress_bars_can_be_silenced(make_classifier, digits, capsys):
+    for verbose in (True, False):
+        trainer = ObjectiveTrainer(make_classifier(), Adversarial(ATTACK), verbose=verbose)
+        trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+        assert ("Epochs" in capsys.readouterr().err) == verbose
+
+
+# The defects of ART's trainers, by their numbers in our notes and the upstream issue.
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [1], 0.5),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 2),
+        lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, threshold=1e9, factor=0.5),
+        lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, "max", 0.5, 0, 1e9, "abs"),
+    ],
+)
+def test_b1_every_torch_scheduler_is_accepted_art_issue_2389(make_classifier, digits, make):
+    classifier = make_classifier()
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    x, y = digits[0][:64], digits[1][:64]
+    trainer.fit(x, y, validation_data=(x, y), nb_epochs=3, scheduler=make(classifier.optimizer))
+    assert trainer.history[-1]["learning_rate"] < trainer.history[0]["learning_rate"] == 0.1
+
+
+def test_b2_schedulers_step_once_an_epoch(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = torch.optim.lr_scheduler.StepLR(classifier.optimizer, 1, 0.5)
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    trainer.fit(digits[0][:100], digits[1][:100], batch_size=10, nb_epochs=2, scheduler=scheduler)
+    assert [row["learning_rate"] for row in trainer.history] == [0.1, 0.05]
+
+
+def test_b3_an_attack_takes_the_whole_batch_at_once(make_classifier, digits):
+    classifier = make_classifier()
+    sizes = []
+    classifier.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.05, max_iter=7, verbose=False)  # batch_size 32
+    ObjectiveTrainer(classifier, Adversarial(attack), verbose=False).fit(
+        digits[0][:128], digits[1][:128], nb_epochs=1, batch_size=128
+    )
+    assert sizes.count(128) == 8  # seven steps and the training pass
+    assert attack.batch_size == 32
+
+
+def test_b4_sequential_models_train(make_classifier, digits):
+    for objective in (Adversarial(ATTACK), TRADES(ATTACK)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        _, trainer = trained(make_classifier, digits, objective=objective, n=512, epochs=3, model=model)
+        assert trainer.history[-1]["clean_accuracy"] > 0.5
+
+
+def test_b5_validation_data_is_preprocessed_once(make_classifier, digits):
+    classifier, trainer = trained(make_classifier, digits, epochs=1, preprocessing=(0.5, 0.25))
+    x, y = digits[0][1500:1600], digits[1][1500:1600]
+    assert trainer.history[0]["clean_accuracy"] == pytest.approx((classifier.predict(x).argmax(1) == y).mean(), abs=1e-6)
+
+
+def test_b6_batch_norm_statistics_follow_the_training_examples(make_classifier, digits):
+    classifier, _ = trained(make_classifier, digits, epochs=1, fit={"validation_data": None})
+    assert classifier.model.norm.num_batches_tracked == 4  # one a batch: none by the attack, none missed
+    assert (classifier.model.norm.running_mean != 0).any()
+
+
+# Bad input
+
+
+def test_a_classifier_without_optimizer_is_refused(make_classifier):
+    with pytest.raises(ValueError, match="no optimizer"):
+        ObjectiveTrainer(make_classifier(optimizer=None), Adversarial(ATTACK))
+
+
+def test_wrong_kinds_are_refused(make_classifier):
+    with pytest.raises(TypeError, match="PyTorchClassifier"):
+        ObjectiveTrainer(nn.Linear(2, 2), Adversarial(ATTACK))
+    with pytest.raises(TypeError, match="Adversarial"):
+        ObjectiveTrainer(make_classifier(), ATTACK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:, 0], y), "the classifier takes"),
+        (lambda x, y: (x[:0], y[:0]), "empty"),
+        (lambda x, y: (x, y[:-1]), "64 examples and y has 63"),
+        (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN or infinite"),
+        (lambda x, y: (x * 255, y), "clip values"),
+        (lambda x, y: (x, y + 5), "whole numbers from 0 to 9"),
+        (lambda x, y: (x, y - 0.5), "whole numbers"),
+        (lambda x, y: (x, np.zeros((64, 7))), "one-hot labels"),
+        (lambda x, y: (x, np.zeros((64, 10))), "sum to 1"),
+        (lambda x, y: (x.astype(str), y), "give numbers"),
+    ],
+)
+def test_bad_data_is_refused_before_training(make_classifier, digits, change, message):
+    classifier = make_classifier()
+    before = weights(classifier)
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    x, y = digits[0][:64], digits[1][:64]
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(*change(x, y), nb_epochs=1)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(x, y, validation_data=change(x, y), nb_epochs=1)
+    assert torch.equal(weights(classifier), before)
+
+
+def test_integer_and_double_inputs_are_accepted(make_classifier, digits):
+    for kind in (np.float64, np.uint8):
+        trainer = ObjectiveTrainer(make_classifier(), Adversarial(ATTACK), verbose=False)
+        trainer.fit(digits[0][:64].astype(kind), digits[1][:64].astype(np.int32), nb_epochs=1)
+
+
+def test_bad_settings_are_refused(make_classifier, digits):
+    trainer = ObjectiveTrainer(make_classifier(), Adversarial(ATTACK), verbose=False)
+    x, y = digits[0][:64], digits[1][:64]
+    with pytest.raises(ValueError, match="`nb_epochs`"):
+        trainer.fit(x, y, nb_epochs=0)
+    with pytest.raises(ValueError, match="`batch_size`"):
+        trainer.fit(x, y, batch_size=0)
+    with pytest.raises(TypeError, match="step()"):
+        trainer.fit(x, y, scheduler=0.1)
+    with pytest.raises(TypeError, match="unknown arguments"):
+        trainer.fit(x, y, epochs=3)
+    with pytest.raises(TypeError, match="DataLoader"):
+        trainer.fit_generator([(x, y)])
+
+
+def test_a_loss_that_becomes_nan_stops_with_epoch_and_batch_and_keeps_the_last_good_weights(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    x, y = digits
+    seen = []
+
+    with pytest.raises(FloatingPointError, match=r"epoch 2, batch [23]: the loss"):
+        trainer.fit(x[:256], y[:256], nb_epochs=3, batch_size=64,
+                    scheduler=_AbsurdRateAfterFirst(classifier, seen))
+    assert torch.equal(weights(classifier), seen[0])
+
+
+class _AbsurdRateAfterFirst:
+    def __init__(self, classifier, seen):
+        self.classifier, self.seen = classifier, seen
+
+    def step(self):
+        self.seen.append(weights(self.classifier))
+        self.classifier.optimizer.param_groups[0]["lr"] = 1e30
