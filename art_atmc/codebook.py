@@ -56,12 +56,11 @@ def fit_codebook(values: Tensor, size: int, *, start: Tensor | None = None) -> T
     tensor([1.5000, 8.0000])
     """
     ordered = _sorted(values, size)
-    # The places where a new value begins.
-    runs = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
-    if len(runs) <= size:
-        centres = ordered[runs]
+    fresh = np.append(True, ordered[1:] != ordered[:-1])
+    if np.count_nonzero(fresh) <= size:
+        centres = ordered[fresh]
     elif start is None:
-        cells = _optimal_cells(ordered, runs, min(size, _EXACT_CODES))
+        cells = _optimal_cells(ordered, np.flatnonzero(fresh), min(size, _EXACT_CODES))
         centres = _lloyd(ordered, _means(ordered, cells, values.dtype), size, _COLD_STEPS, values.dtype)
     else:
         centres = _lloyd(ordered, _checked_start(start, size, ordered.dtype), size, _WARM_STEPS, values.dtype)
@@ -206,7 +205,7 @@ def _bins(ordered: Floats, runs: Indices) -> Indices:
     codes[-1] *= len(ordered) - runs[-2]
     np.cbrt(codes, out=codes)
     for _ in range(3):
-        np.minimum(codes, codes.sum(dtype=np.float64) / _BINS, out=codes)
+        np.minimum(codes, codes.sum(dtype=np.float64) / (0.9 * _BINS), out=codes)
     border = codes.cumsum(dtype=np.float64)
     begins = 1 + border.searchsorted(border[-1] * np.linspace(0, 1, _BINS - 1, endpoint=False))
     return runs[np.unique(np.append(0, begins))]

@@ -67,8 +67,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         network, eps = DEFAULTS.get(self.data, (None, 8 / 255))
-        for name, value in (("network", self.network or network), ("eps", self.eps or eps)):
-            object.__setattr__(self, name, value)
+        for name, value in (("network", network), ("eps", eps), ("test_max_iter", self.max_iter)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if self.network not in NETWORKS:
             raise ValueError(f"`--network` must be one of {', '.join(NETWORKS)}, got {self.network}")
         if self.epochs < 1 or not self.lr > 0 or not 0 < self.validation < 1:
@@ -83,11 +84,12 @@ class Experiment:
 
     def attack(self, max_iter: int | None = None) -> PGD:
         """PGD with a random start; the step is the paper's, 1.25 eps / n, where none is given."""
-        steps = max_iter or self.max_iter
+        steps = self.max_iter if max_iter is None else max_iter
         if self.norm not in ("inf", "1", "2"):
             raise ValueError(f"`--norm` must be inf, 2 or 1, got {self.norm}")
         assert self.eps is not None
-        return PGD(self.eps, self.eps_step or 1.25 * self.eps / max(steps, 1), steps, float(self.norm))
+        step = 1.25 * self.eps / max(steps, 1) if self.eps_step is None else self.eps_step
+        return PGD(self.eps, step, steps, float(self.norm))
 
     def run(self, output: Path, *, overwrite: bool = False, verbose: bool = True) -> dict[str, Any]:
         """Train, test once, and write ``metrics.json``, ``history.jsonl`` and the weights.
@@ -100,6 +102,7 @@ class Experiment:
             raise FileExistsError(f"{output} holds the results of another run; choose another --output or --overwrite")
         output.mkdir(parents=True, exist_ok=True)
         dataset = load(self.data, self.data_dir)
+        self._check_fit(dataset)
         split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
         metrics: dict[str, Any] = {"schema": 1, "settings": self._settings(), "machine": _machine(),
                                    "data": _shares(dataset, split)}
@@ -116,6 +119,14 @@ class Experiment:
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         Console().print(_table(metrics))
         return metrics
+
+    def _check_fit(self, dataset: Dataset) -> None:
+        assert self.network is not None
+        made_for, shape = NETWORKS[self.network](dataset.nb_classes).input_shape, dataset.x_train.shape[1:]
+        if made_for != shape:
+            fitting = [name for name, make in NETWORKS.items() if make(2).input_shape == shape]
+            raise ValueError(f"`--network` {self.network} takes images of shape {made_for}, but {dataset.name} holds "
+                             f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}")
 
     def _trained(
         self, kind: str, dataset: Dataset, split: tuple[np.ndarray, ...], verbose: bool

@@ -562,7 +562,7 @@ def test_inputs_are_checked() -> None:
 
 FOREIGN = {
     "deepfool": lambda c: evasion.DeepFool(c, max_iter=3, batch_size=2, verbose=True),
-    "carlini": lambda c: evasion.CarliniL2Method(c, max_iter=5, binary_search_steps=3, learning_rate=0.2),
+    "carlini": lambda c: evasion.CarliniL2Method(c, max_iter=5, learning_rate=0.2, initial_const=1.0),
     "apgd": lambda c: evasion.AutoProjectedGradientDescent(c, eps=0.2, max_iter=3, nb_random_init=1, batch_size=2),
     "square": lambda c: evasion.SquareAttack(c, eps=0.2, max_iter=5, batch_size=2),
     "newton": lambda c: evasion.NewtonFool(c, max_iter=2),
