@@ -31,7 +31,7 @@ _HOMES = {
     "recompose": "decomposition",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from art_atmc.adversaries import PGD as PGD

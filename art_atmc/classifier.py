@@ -67,8 +67,8 @@ class CompressedClassifier(PyTorchClassifier):  # type: ignore[misc]
         """Give every layer fresh weights; factored layers stay factored."""
         fresh = recompose(copy.deepcopy(self.model))
         for module in fresh.modules():
-            if callable(getattr(module, "reset_parameters", None)):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         factored = decomposed(self.model)
         targets = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         with torch.no_grad():

@@ -98,14 +98,15 @@ class Sparsity(Constraint):
 
     def project(self, weights: Weights) -> Weights:
         k = self.budget(weights)
-        flat = torch.cat([t.detach().reshape(-1) for t in weights.values()])
-        keep = largest_magnitudes(flat, k)
+        magnitudes = torch.cat([t.detach().abs().reshape(-1) for t in weights.values()])
+        keep = largest(magnitudes, k)
         if keep is None:
             return weights.clone()
-        kept = torch.zeros_like(flat).index_copy_(0, keep, flat[keep])
+        kept = torch.zeros_like(magnitudes, dtype=torch.bool).index_fill_(0, keep, True)
         parts = kept.split([t.numel() for t in weights.values()])
         return weights.like({
-            name: part.reshape(t.shape).to(t.dtype) for (name, t), part in zip(weights.items(), parts, strict=True)
+            name: torch.where(part.reshape(t.shape), t.detach(), torch.zeros((), dtype=t.dtype, device=t.device))
+            for (name, t), part in zip(weights.items(), parts, strict=True)
         })
 
     def relaxed(self, progress: float) -> Sparsity:
@@ -160,17 +161,16 @@ class Quantization(Constraint):
         return coded
 
 
-def largest_magnitudes(flat: Tensor, k: int) -> Tensor | None:
-    r"""Indices, ascending, of exactly k entries of largest magnitude; None when at most k differ from zero.
+def largest(magnitudes: Tensor, k: int) -> Tensor | None:
+    r"""Indices, ascending, of exactly k largest entries; None when at most k differ from zero.
 
     Ties at the border go to the smaller index. A strided sample bounds the k-th magnitude from below, so that only the
     few entries above the bound are ranked: about three passes over the data in place of a sort.
     """
-    magnitude = flat.abs()
-    candidates = _candidates(magnitude, k)
+    candidates = _candidates(magnitudes, k)
     if candidates.numel() <= k:
         return None
-    ranked = magnitude[candidates]
+    ranked = magnitudes[candidates]
     threshold = ranked.kthvalue(ranked.numel() - k + 1).values
     above = ranked > threshold
     ties = ranked == threshold
@@ -179,18 +179,18 @@ def largest_magnitudes(flat: Tensor, k: int) -> Tensor | None:
     return candidates[above | admitted]
 
 
-def _candidates(magnitude: Tensor, k: int) -> Tensor:
+def _candidates(magnitudes: Tensor, k: int) -> Tensor:
     """Ascending indices of non-zero entries that include the k largest (all non-zero ones when there are at most k)."""
-    stride = magnitude.numel() // 65_536
+    stride = magnitudes.numel() // 65_536
     if stride > 1:
-        sample = magnitude[::stride]
-        share = k / magnitude.numel()
-        # Four standard deviations below the expected rank: the bound fails about once in 30,000 calls, and then the
-        # full ranking below is still exact.
-        rank = math.ceil(sample.numel() * share + 4 * math.sqrt(sample.numel() * share) + 4)
+        sample = magnitudes[::stride]
+        expected = sample.numel() * k / magnitudes.numel()
+        # Four standard deviations below the expected rank: where the sample misleads, the full ranking is still exact.
+        rank = math.ceil(expected + 4 * math.sqrt(expected) + 4)
         if rank < sample.numel():
             bound = sample.kthvalue(sample.numel() - rank + 1).values
-            likely = ((magnitude >= bound) & (magnitude > 0)).nonzero().reshape(-1)
-            if likely.numel() > k:
-                return likely
-    return magnitude.nonzero().reshape(-1)
+            if bound > 0:
+                likely = (magnitudes >= bound).nonzero().reshape(-1)
+                if likely.numel() > k:
+                    return likely
+    return magnitudes.nonzero().reshape(-1)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from art_atmc.adversaries import evaluating
+
 __all__ = ["Network"]
 
 
@@ -41,18 +43,16 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for operation in self._operations:
             if operation.apply_fit if self.training else operation.apply_predict:
-                x = self._apply(operation, x)
+                x = self._preprocessed(operation, x)
         return self.model(_channels_last(x) if self._channels_last else x)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
         """Logits in evaluation mode; the mode of every submodule is as before afterwards."""
-        from art_atmc.adversaries import evaluating
-
         with evaluating(self):
             return self(x)  # type: ignore[no-any-return]
 
-    def _apply(self, operation: Any, x: Tensor) -> Tensor:
+    def _preprocessed(self, operation: Any, x: Tensor) -> Tensor:
         from art.preprocessing.preprocessing import PreprocessorPyTorch
         from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
         from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_atmc.adversaries import Adversary, ARTAttack, Loss, adversary
+from art_atmc.adversaries import Adversary, Loss
+from art_atmc.art_attacks import ARTAttack, adversary
 
 if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack

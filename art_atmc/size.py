@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import final
 
-import torch
 from torch import Tensor
 
 from art_atmc.weights import Weights

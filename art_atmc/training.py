@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 from art_atmc.batches import ArrayBatches, Batches, GeneratedBatches, arrays
 from art_atmc.network import Network
 from art_atmc.objectives import Objective, Problem
+from art_atmc.randomness import draw_seed, isolated_randomness
 
 __all__ = ["ObjectiveTrainer", "Scheduler", "accuracy"]
 
@@ -136,7 +136,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if validation_data is not None:
             validation = ArrayBatches(*arrays(self._classifier, *validation_data, "validation"), 256)
         model, device = self._classifier.model, self._classifier.device
-        with isolated_randomness(_draw_seed(self._generator)):
+        with isolated_randomness(draw_seed(self._generator)):
             network = Network(self._classifier, batches.sample().to(device))
             best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
             epochs = tqdm(range(nb_epochs), desc="Epochs", disable=not self.verbose)
@@ -166,7 +166,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             model.eval()
 
     def _epoch(self, network: Network, batches: Batches) -> dict[str, float]:
-        problem = Problem(self._classifier, network, _generator(self._classifier.device, _draw_seed(self._generator)))
+        problem = Problem(self._classifier, network, _generator(self._classifier.device, draw_seed(self._generator)))
         optimizer = self._classifier.optimizer
         total = correct = seen = 0.0
         bar = tqdm(batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False,
@@ -229,26 +229,6 @@ def check_classifier(classifier: Any) -> None:
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     if arguments:
         raise TypeError(f"fit() got the unknown arguments {sorted(arguments)}; ART's trainers would ignore them silently")
-
-
-@contextlib.contextmanager
-def isolated_randomness(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch, numpy and Python, which dropout and ART's attacks draw from, and restore
-    their states afterwards, so that a fit is reproducible and the caller's randomness is left alone."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
 
 
 def _generator(device: torch.device, seed: int) -> torch.Generator:

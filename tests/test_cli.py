@@ -151,4 +151,4 @@ def test_public_names_are_all_there():
         "CompressedClassifier",
     } <= set(art_atmc.__all__)  # fmt: skip
     with pytest.raises(AttributeError, match="no attribute 'Sparsty'"):
-        art_atmc.Sparsty  # noqa: B018
+        art_atmc.Sparsty

@@ -103,7 +103,7 @@ def test_closure_is_refused_before_the_step():
         return loss
 
     for step in (lambda: optimizer.step(closure), lambda: optimizer.step(closure=closure)):
-        with pytest.raises(RuntimeError, match="without a closure"):  # noqa: PT012, SIM117
+        with pytest.raises(RuntimeError, match="without a closure"):  # noqa: SIM117
             with enforced(optimizer, [ProjectedGradient(compressible(model), Sparsity(0.5))]):
                 step()
     assert torch.equal(compressible(model)["0.weight"], before["0.weight"])
