@@ -40,6 +40,7 @@ class TensorSize:
 def tensor_sizes(weights: Weights) -> list[TensorSize]:
     """Shape, non-zero entries and distinct non-zero values of every tensor.
 
+    >>> import torch
     >>> tensor_sizes(Weights({"w": torch.tensor([[0.0, 2.0], [2.0, -1.0]])}))
     [TensorSize(name='w', shape=(2, 2), nnz=3, distinct=2)]
     """
@@ -49,6 +50,7 @@ def tensor_sizes(weights: Weights) -> list[TensorSize]:
 def paper_bits(weights: Weights) -> int:
     """Size of all tensors together by the paper's count, in bits.
 
+    >>> import torch
     >>> paper_bits(Weights({"w": torch.ones(1000)}))          # one code of one bit, and its value
     1032
     """

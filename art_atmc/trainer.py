@@ -42,11 +42,11 @@ class Tightening:
     :raises ValueError: for shares out of order or range.
 
     >>> Tightening().support_ramp(steps=1000)
-    Ramp(start=0, end=500)
+    Ramp(start=0, end=750)
     """
 
-    support: tuple[float, float] = (0.0, 0.5)
-    codebook: float = 0.6
+    support: tuple[float, float] = (0.0, 0.75)
+    codebook: float = 0.75
 
     def __post_init__(self) -> None:
         start, end = self.support

@@ -1,0 +1,112 @@
+"""The documentation tells the truth: its code runs, prints what it shows, and leaves out no public name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.?\d*")
+
+
+class Block(NamedTuple):
+    line: int
+    code: str
+    output: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """The Python blocks of a page, each with the text block that follows it as its output."""
+    found = list(FENCED.finditer(text))
+    followers = [*found[1:], None]
+    return [
+        Block(text.count("\n", 0, block.start(2)), block[2], after[2] if after and after[1] == "text" else None)
+        for block, after in zip(found, followers, strict=True)
+        if block[1] == "python"
+    ]
+
+
+def run(page: str, text: str) -> int:
+    """Run a page's blocks in one namespace, from top to bottom; how many there were."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(text):
+        printed = io.StringIO()
+        code = compile("\n" * block.line + block.code, page, "exec")  # so that errors name the line of the page
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace)
+        assert_shown(page, block, printed.getvalue())
+    return len(blocks(text))
+
+
+def assert_shown(page: str, block: Block, printed: str) -> None:
+    """Whole numbers and words as shown; fractions near, since they depend on the machine."""
+    where = f"{page}, line {block.line + 1}"
+    assert (block.output is not None) == bool(printed), f"{where}: prints {printed!r}"
+    if block.output is not None:
+        assert NUMBER.sub("#", printed) == NUMBER.sub("#", block.output), where
+        for ours, shown in zip(NUMBER.findall(printed), NUMBER.findall(block.output), strict=True):
+            assert float(ours) == pytest.approx(float(shown), abs=0.2 if "." in shown else 0), where
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that the pages write go to a folder that is thrown away."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_tutorial_runs_and_prints_what_it_shows() -> None:
+    assert run("docs/tutorial.md", (DOCS / "tutorial.md").read_text()) >= 15
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_readme_example_runs() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("nb_epochs=30") == 1
+    assert run("README.md", text.replace("nb_epochs=30", "nb_epochs=2")) == 1
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_examples_for_art_users_run() -> None:
+    assert run("docs/art.md", (DOCS / "art.md").read_text()) >= 1
+
+
+@pytest.mark.parametrize("printed", ["robust 0.2, nnz 7\n", "robust 0.7, nnz 8\n", "clean 0.7, nnz 7\n", ""])
+def test_output_that_differs_is_noticed(printed: str) -> None:
+    block = Block(0, "", "robust 0.7, nnz 7\n")
+    assert_shown("page", block, "robust 0.71, nnz 7\n")
+    with pytest.raises(AssertionError):
+        assert_shown("page", block, printed)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    import art_atmc
+
+    reference = (DOCS / "reference.md").read_text()
+    missing = [name for name in art_atmc.__all__ if not re.search(rf":: art_atmc\.{name}$", reference, re.MULTILINE)]
+    assert not missing
+
+
+def test_every_option_of_the_command_line_is_in_the_reference() -> None:
+    import typer
+
+    from art_atmc.cli import app
+
+    reference = (DOCS / "reference.md").read_text()
+    options = [o for p in typer.main.get_command(app).commands["train"].params for o in p.opts if o.startswith("--")]
+    assert len(options) > 15
+    assert not [option for option in options if f"`{option}`" not in reference]
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    """Sphinx checks the links inside `docs`; these are the others."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "plugins" / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
