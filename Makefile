@@ -24,6 +24,7 @@ test-slow: $(VENV)/ready
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/ready
 	$(BIN)/mypy

@@ -177,8 +177,10 @@ class PGD(Adversary):
             if not (isinstance(getattr(self, name), _KINDS[kind]) and holds(getattr(self, name)))
         ]
         if not faults and self.restarts > 1 and not self.random_start:
-            faults.append(f"`restarts`={self.restarts} without a random start would repeat the same run; "
-                          "set random_start=True or restarts=1")
+            faults.append(
+                f"`restarts`={self.restarts} without a random start would repeat the same run; "
+                "set random_start=True or restarts=1"
+            )
         if faults:
             raise ValueError("; ".join(faults))
         for name, kind, *_ in _RANGES:  # plain numbers in the repr, whatever kind was given
@@ -233,9 +235,7 @@ class PGD(Adversary):
         with fixed(network):
             return self._ascend(network, x.detach(), y, start, loss, _box(clip_values, x))
 
-    def _ascend(
-        self, network: nn.Module, x: Tensor, y: Tensor, start: Tensor, loss: Loss, box: _Box | None
-    ) -> Tensor:
+    def _ascend(self, network: nn.Module, x: Tensor, y: Tensor, start: Tensor, loss: Loss, box: _Box | None) -> Tensor:
         project = self._projection(x, box)
         momentum = torch.zeros_like(x) if self.momentum else None
         adv = start.detach().clone().requires_grad_()
@@ -252,8 +252,10 @@ class PGD(Adversary):
         # sign of NaN is 0, which leaves the point where it is, and any other step carries the NaN into x.
         if not (finite := gradient.isfinite()).all():
             bad = int((~finite.flatten(1).all(dim=1)).sum())
-            raise FloatingPointError(f"the loss gradient of {bad} of {len(x)} inputs is not finite; "
-                                     "look for NaN in the data, or for weights that diverged (a lower learning rate)")
+            raise FloatingPointError(
+                f"the loss gradient of {bad} of {len(x)} inputs is not finite; "
+                "look for NaN in the data, or for weights that diverged (a lower learning rate)"
+            )
         adv = adv.detach()
         return adv if box is None else adv.clamp_(*box)  # rescaling may have left the box by a rounding error
 
@@ -327,14 +329,18 @@ _Box: TypeAlias = tuple[Any, Any]  # two floats or two tensors, as `clamp_` take
 def _box(clip_values: ClipValues | None, x: Tensor) -> _Box | None:
     """The clip values as ``clamp_`` takes them; also the place where a call checks its input."""
     if not x.is_floating_point() or x.dim() < 2:
-        raise ValueError(f"`x` must be a floating-point batch of shape (N, ...), got {x.dtype} of shape "
-                         f"{tuple(x.shape)}; convert it with x.float(), and give single inputs a batch dimension")
+        raise ValueError(
+            f"`x` must be a floating-point batch of shape (N, ...), got {x.dtype} of shape "
+            f"{tuple(x.shape)}; convert it with x.float(), and give single inputs a batch dimension"
+        )
     if clip_values is None:
         return None
     low, high = (torch.as_tensor(value) for value in clip_values)
     if not (low < high).all():
-        raise ValueError(f"`clip_values` must be a smaller and a larger bound, got {clip_values!r}; "
-                         "give (smallest, largest) valid input")
+        raise ValueError(
+            f"`clip_values` must be a smaller and a larger bound, got {clip_values!r}; "
+            "give (smallest, largest) valid input"
+        )
     if low.dim() == high.dim() == 0:
         return low.item(), high.item()
     return low.to(x), high.to(x)

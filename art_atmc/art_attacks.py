@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from art_atmc.adversaries import PGD, Adversary, ClipValues, Loss, fixed
@@ -53,11 +52,15 @@ class ARTAttack(Adversary):
         from art.attacks.attack import EvasionAttack
 
         if not isinstance(self.attack, EvasionAttack):
-            raise TypeError("expected an ART evasion attack or an art_atmc adversary, got "
-                            f"{type(self.attack).__name__}; for example ProjectedGradientDescent(classifier, eps=0.1)")
+            raise TypeError(
+                "expected an ART evasion attack or an art_atmc adversary, got "
+                f"{type(self.attack).__name__}; for example ProjectedGradientDescent(classifier, eps=0.1)"
+            )
         if self.attack.targeted:
-            raise ValueError(f"{type(self.attack).__name__} is targeted, which makes inputs *more* like a class; "
-                             "training needs an untargeted attack: build it with targeted=False")
+            raise ValueError(
+                f"{type(self.attack).__name__} is targeted, which makes inputs *more* like a class; "
+                "training needs an untargeted attack: build it with targeted=False"
+            )
 
     def __call__(
         self,

@@ -62,8 +62,10 @@ class GeneratedBatches:
         if isinstance(generator, PyTorchDataGenerator):
             generator = generator.iterator  # stays on tensors; `get_batch` goes through numpy
         if not isinstance(generator, DataLoader | DataGenerator):
-            raise TypeError("`generator` must be a torch DataLoader or an ART DataGenerator, got "
-                            f"{type(generator).__name__}; give arrays to `fit`")
+            raise TypeError(
+                "`generator` must be a torch DataLoader or an ART DataGenerator, got "
+                f"{type(generator).__name__}; give arrays to `fit`"
+            )
         self._classifier, self._generator = classifier, generator
 
     def __len__(self) -> int:
@@ -78,8 +80,10 @@ class GeneratedBatches:
         return next(self.epoch(None))[0][:2]
 
     def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self._generator if isinstance(self._generator, DataLoader) else (
-            self._generator.get_batch() for _ in range(len(self))
+        batches = (
+            self._generator
+            if isinstance(self._generator, DataLoader)
+            else (self._generator.get_batch() for _ in range(len(self)))
         )
         for x, y in batches:
             yield arrays(self._classifier, np.asarray(x), np.asarray(y), "generated")
@@ -108,8 +112,10 @@ def _wrong_inputs(classifier: Any, x: np.ndarray) -> Iterator[str]:
         yield "x is empty"
         return
     if tuple(x.shape[1:]) != tuple(classifier.input_shape):
-        yield (f"x has shape {x.shape}, but the classifier takes {('n', *classifier.input_shape)}; "
-               "images are (n, channels, height, width)")
+        yield (
+            f"x has shape {x.shape}, but the classifier takes {('n', *classifier.input_shape)}; "
+            "images are (n, channels, height, width)"
+        )
     if not np.issubdtype(x.dtype, np.number):
         yield f"x has dtype {x.dtype}; give numbers"
         return
@@ -119,8 +125,10 @@ def _wrong_inputs(classifier: Any, x: np.ndarray) -> Iterator[str]:
     elif classifier.clip_values is not None:
         floor, ceiling = (np.asarray(v, dtype=np.float64) for v in classifier.clip_values)
         if low < floor.min() - 1e-6 or high > ceiling.max() + 1e-6:
-            yield (f"x lies in [{low:.4g}, {high:.4g}], outside the classifier's clip values "
-                   f"[{floor.min():.4g}, {ceiling.max():.4g}]; rescale the data or set `clip_values`")
+            yield (
+                f"x lies in [{low:.4g}, {high:.4g}], outside the classifier's clip values "
+                f"[{floor.min():.4g}, {ceiling.max():.4g}]; rescale the data or set `clip_values`"
+            )
 
 
 def _wrong_labels(classifier: Any, y: np.ndarray) -> Iterator[str]:
@@ -130,7 +138,9 @@ def _wrong_labels(classifier: Any, y: np.ndarray) -> Iterator[str]:
             yield "one-hot y must hold shares in [0, 1] that sum to 1 in every row"
     elif y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1):
         if len(y) and (not np.isfinite(y).all() or (y != np.floor(y)).any() or y.min() < 0 or y.max() >= classes):
-            yield (f"labels must be whole numbers from 0 to {classes - 1}, got values from {y.min()} to {y.max()}; "
-                   f"the classifier has nb_classes={classes}")
+            yield (
+                f"labels must be whole numbers from 0 to {classes - 1}, got values from {y.min()} to {y.max()}; "
+                f"the classifier has nb_classes={classes}"
+            )
     else:
         yield f"y has shape {y.shape}; give class indices (n,) or one-hot labels (n, {classes})"

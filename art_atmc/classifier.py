@@ -57,7 +57,9 @@ class CompressedClassifier(PyTorchClassifier):  # type: ignore[misc]
         """Gradient of the loss with respect to ``x``, of any numeric type."""
         return super().loss_gradient(_float32(x), y, training_mode=training_mode, **kwargs)
 
-    def class_gradient(self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+    def class_gradient(
+        self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
+    ) -> np.ndarray:
         """Gradient of the class outputs with respect to ``x``, of any numeric type."""
         return super().class_gradient(  # type: ignore[no-any-return]
             _float32(x), label=label, training_mode=training_mode, **kwargs
@@ -99,8 +101,14 @@ class CompressedClassifier(PyTorchClassifier):  # type: ignore[misc]
         if self.optimizer is not None:
             optimizer = (type(self.optimizer), _arguments(self.optimizer), _groups(self), self.optimizer.state_dict())
         arguments = (self.loss, self.input_shape, self.nb_classes)
-        return _restored, (plain, list(decomposed(self.model)), self.model.state_dict(), arguments, _options(self),
-                           optimizer)
+        return _restored, (
+            plain,
+            list(decomposed(self.model)),
+            self.model.state_dict(),
+            arguments,
+            _options(self),
+            optimizer,
+        )
 
     def _copy(self, memo: dict[int, Any], with_optimizer_state: bool) -> CompressedClassifier:
         model = copy.deepcopy(self.model, memo)

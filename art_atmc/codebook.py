@@ -24,7 +24,7 @@ Floats: TypeAlias = npt.NDArray[Any]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 _BINS = 4096
-_ROW = 65_536  # sorted row by row, values stay in the cache and need no fresh memory
+_ROW = 65_536  # Lloyd's steps need no more than sorted rows; one of this length is sorted within the cache
 _COLD_STEPS = 100
 _WARM_STEPS = 4
 # On x86 torch sorts long integer vectors by radix: about 11 ms for a million, where numpy's vectorised sort takes 6 to
@@ -44,12 +44,12 @@ def fit_codebook(values: Tensor, size: int, *, start: Tensor | None = None) -> T
 
     Zero is a value like any other; leave the zeros out to keep them exact.
 
-    :param values: v, any shape, at least one entry, finite; float16, bfloat16, float32 or float64.
+    :param values: v, any shape, at least one entry, finite and below 1e150; float16, bfloat16, float32 or float64.
     :param size: m, the largest number of codes, at least 1.
     :param start: an earlier codebook for these or similar values: one to m finite entries, in any order.
     :return: the centres, ascending and distinct, of the dtype and device of ``values``: exactly the distinct values
         when there are at most m of them, else m centres (with a ``start`` of far fewer than m entries, perhaps fewer).
-    :raises TypeError: when the values are not floating-point.
+    :raises TypeError: when the values are of another dtype.
     :raises ValueError: when an argument is out of its range.
 
     Sources: Wu 1991, "Optimal quantization by matrix searching", for the exact search; Lloyd 1982 for the steps.
@@ -59,7 +59,8 @@ def fit_codebook(values: Tensor, size: int, *, start: Tensor | None = None) -> T
     """
     _check(values, size, start)
     flat = _widened(values.detach()).reshape(-1)
-    rows = [_sorted(part) for part in flat.split(len(flat) if start is None else _ROW)]
+    whole = start is None or flat.device.type != "cpu"
+    rows = [_sorted(part) for part in flat.split(len(flat) if whole else _ROW)]
     centres = _distinct(rows, size)
     if centres is None and start is None:
         (ordered,) = rows
@@ -84,25 +85,32 @@ def nearest_code(values: Tensor, codebook: Tensor) -> Tensor:
     """
     codebook = codebook.detach().to(values.device)
     centres = _widened(codebook).cpu().numpy()
-    if codebook.dim() != 1 or codebook.dtype != values.dtype or not len(centres) or (np.diff(centres) <= 0).any():
-        raise ValueError(f"`codebook` must be a vector of ascending values of dtype {values.dtype}, got shape "
-                         f"{tuple(codebook.shape)} and dtype {codebook.dtype}; pass the result of `fit_codebook`")
+    ascending = codebook.dim() == 1 and codebook.numel() > 0 and bool((centres[1:] > centres[:-1]).all())
+    if not ascending or codebook.dtype != values.dtype:
+        raise ValueError(
+            f"`codebook` must be a vector of ascending values of dtype {values.dtype}, got shape "
+            f"{tuple(codebook.shape)} and dtype {codebook.dtype}; pass the result of `fit_codebook`"
+        )
     bounds = torch.from_numpy(_bounds(centres)).to(values.device)
     codes = torch.bucketize(_widened(values.detach()).reshape(-1).contiguous(), bounds)
     return codebook.index_select(0, codes).reshape(values.shape)
 
 
 def _check(values: Tensor, size: int, start: Tensor | None) -> None:
-    if not values.is_floating_point():
-        raise TypeError(f"`values` must be floating-point, got {values.dtype}; convert them with `.float()`")
+    if values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(
+            f"`values` must be floating-point of 16 to 64 bits, got {values.dtype}; convert with `.float()`"
+        )
     faults = []
     if not values.numel():
         faults.append("`values` must hold at least one entry, got none; an empty tensor needs no codebook")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         faults.append(f"`size` must be an integer of at least 1, got {size!r}; give the largest number of codes")
     elif start is not None and not (0 < start.numel() <= size and start.isfinite().all()):
-        faults.append(f"`start` must hold 1 to {size} finite entries, got {start.numel()}; "
-                      "pass an earlier codebook, or None to search afresh")
+        faults.append(
+            f"`start` must hold 1 to {size} finite entries, got {start.numel()}; "
+            "pass an earlier codebook, or None to search afresh"
+        )
     if faults:
         raise ValueError("; ".join(faults))
 
@@ -120,10 +128,12 @@ def _sorted(flat: Tensor) -> Floats:
         ordered = _flipped(_flipped(flat.view(torch.int32)).sort().values).view(torch.float32).numpy()
     else:
         ordered = np.sort(flat.numpy())
-    # Infinities, and NaN of either sign, lie at the ends. The bound keeps sums within float64.
-    if not (np.abs(ordered[[0, -1]].astype(np.float64)) < 1e290).all():
-        raise ValueError(f"`values` must be finite and below 1e290, got values from {ordered[0]} to {ordered[-1]}; "
-                         "look for a loss that diverged")
+    # Infinities, and NaN of either sign, lie at the ends. The bound keeps sums of squares within float64.
+    if not (np.abs(ordered[[0, -1]], dtype=np.float64) < 1e150).all():
+        raise ValueError(
+            f"`values` must be finite and below 1e150, got values from {ordered[0]} to {ordered[-1]}; "
+            "look for a loss that diverged"
+        )
     return ordered
 
 
@@ -143,7 +153,7 @@ def _bounds(centres: Floats) -> Floats:
     """The largest value of each cell but the last: midpoints of the ascending centres, rounded down."""
     middle = centres[:-1].astype(np.float64) / 2 + centres[1:].astype(np.float64) / 2
     # The midpoint of two neighbouring float64 numbers may round to the upper one, which is its own nearest code.
-    bounds = np.nextafter(centres[1:], np.array(-np.inf, centres.dtype))
+    bounds: Floats = np.nextafter(centres[1:], np.array(-np.inf, centres.dtype))
     np.minimum(bounds, _rounded_down(middle, centres.dtype), out=bounds)
     return bounds
 

@@ -92,8 +92,10 @@ class Sparsity(Constraint):
         # The number that the user meant, not its binary neighbour: 0.29 of 100 is 29, though 0.29 * 100 < 29.
         k = math.floor(self.density * weights.dense_size + 1e-6)
         if k < 1:
-            raise ValueError(f"`density` {self.density} keeps none of {weights.dense_size} weights; "
-                             f"give at least {1 / weights.dense_size:.2g}")
+            raise ValueError(
+                f"`density` {self.density} keeps none of {weights.dense_size} weights; "
+                f"give at least {1 / weights.dense_size:.2g}"
+            )
         return k
 
     def project(self, weights: Weights) -> Weights:
@@ -104,10 +106,12 @@ class Sparsity(Constraint):
             return weights.clone()
         kept = torch.zeros_like(magnitudes, dtype=torch.bool).index_fill_(0, keep, True)
         parts = kept.split([t.numel() for t in weights.values()])
-        return weights.like({
-            name: torch.where(part.reshape(t.shape), t.detach(), torch.zeros((), dtype=t.dtype, device=t.device))
-            for (name, t), part in zip(weights.items(), parts, strict=True)
-        })
+        return weights.like(
+            {
+                name: torch.where(part.reshape(t.shape), t.detach(), torch.zeros((), dtype=t.dtype, device=t.device))
+                for (name, t), part in zip(weights.items(), parts, strict=True)
+            }
+        )
 
     def relaxed(self, progress: float) -> Sparsity:
         r"""Density on the cubic :math:`d(p) = d + (1 - d)(1 - p)^3` (Zhu & Gupta 2017)."""
@@ -138,8 +142,10 @@ class Quantization(Constraint):
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
-            raise ValueError(f"`bits` must be an integer in 1..16, got {self.bits!r}; "
-                             "leave the constraint out to keep 32-bit weights")
+            raise ValueError(
+                f"`bits` must be an integer in 1..16, got {self.bits!r}; "
+                "leave the constraint out to keep 32-bit weights"
+            )
 
     def project(self, weights: Weights) -> Weights:
         return weights.map(self._coded)

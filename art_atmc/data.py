@@ -63,8 +63,10 @@ class Dataset:
             _length_problem("test", self.x_test, self.y_test),
         ]
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            problems.append(f"`x_train` and `x_test` must hold images of one shape, got {self.x_train.shape[1:]} and "
-                            f"{self.x_test.shape[1:]}")
+            problems.append(
+                f"`x_train` and `x_test` must hold images of one shape, got {self.x_train.shape[1:]} and "
+                f"{self.x_test.shape[1:]}"
+            )
         _refuse(self.name, [p for p in problems if p])
 
 
@@ -92,8 +94,9 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
         return _mnist(data_dir)
     if data.endswith(".npz"):
         return _archive(Path(data))
-    raise ValueError(f"`data` must be digits, mnist or the path of an .npz file, got {data!r}; "
-                     "save other data with numpy.savez")
+    raise ValueError(
+        f"`data` must be digits, mnist or the path of an .npz file, got {data!r}; save other data with numpy.savez"
+    )
 
 
 def split_validation(x: Array, y: Array, share_or_count: float, seed: int) -> tuple[Array, Array, Array, Array]:
@@ -112,20 +115,28 @@ def split_validation(x: Array, y: Array, share_or_count: float, seed: int) -> tu
     (6, [2, 2])
     """
     if np.ndim(y) != 1 or len(x) != len(y):
-        raise ValueError(f"`x` and `y` must hold one example and one label each, got shapes {np.shape(x)} and "
-                         f"{np.shape(y)}; give labels shaped (N,)")
+        raise ValueError(
+            f"`x` and `y` must hold one example and one label each, got shapes {np.shape(x)} and "
+            f"{np.shape(y)}; give labels shaped (N,)"
+        )
     whole = isinstance(share_or_count, (int, np.integer)) and not isinstance(share_or_count, bool)
     if not whole and not (isinstance(share_or_count, (float, np.floating)) and 0 < share_or_count < 1):
-        raise ValueError(f"`share_or_count` must be a share in (0, 1) or a number of examples, got {share_or_count!r}; "
-                         "give 0.1 for a tenth")
+        raise ValueError(
+            f"`share_or_count` must be a share in (0, 1) or a number of examples, got {share_or_count!r}; "
+            "give 0.1 for a tenth"
+        )
     count = int(share_or_count) if whole else round(share_or_count * len(y))
     classes, sizes = np.unique(y, return_counts=True)
     if not len(classes) <= count <= len(y) - len(classes):
-        raise ValueError(f"validation and training both need at least {len(classes)} examples, as many as classes, got "
-                         f"{count} and {len(y) - count}; give another `share_or_count` or more data")
+        raise ValueError(
+            f"validation and training both need at least {len(classes)} examples, as many as classes, got "
+            f"{count} and {len(y) - count}; give another `share_or_count` or more data"
+        )
     if single := classes[sizes < 2].tolist():
-        raise ValueError(f"the classes {single} have one example each, which can't be in both parts; add examples or "
-                         "leave these classes out")
+        raise ValueError(
+            f"the classes {single} have one example each, which can't be in both parts; add examples or "
+            "leave these classes out"
+        )
     from sklearn.model_selection import train_test_split
 
     x_train, x_val, y_train, y_val = train_test_split(x, y, test_size=count, random_state=seed, stratify=y)
@@ -150,8 +161,9 @@ def _mnist(folder: Path | None) -> Dataset:
     }
     paths = {key: [folder / name for name in names[key] if (folder / name).is_file()] for key in KEYS}
     if missing := ["any of " + ", ".join(names[key]) for key in KEYS if not paths[key]]:
-        raise FileNotFoundError(f"mnist is not complete in {folder}; give --data-dir, the folder that also holds\n  "
-                                + "\n  ".join(missing))
+        raise FileNotFoundError(
+            f"mnist is not complete in {folder}; give --data-dir, the folder that also holds\n  " + "\n  ".join(missing)
+        )
     return _dataset("mnist", _each("mnist", lambda key: _read_idx(paths[key][0], IDX_FILES[key][1])))
 
 
@@ -165,13 +177,17 @@ def _read_idx(path: Path, dimensions: int) -> Array:
             raise ValueError(f"{path} is truncated or damaged ({error}); fetch it again") from error
     magic = bytes([0, 0, 8, dimensions])  # 8 stands for unsigned bytes
     if content[:4] != magic:
-        raise ValueError(f"{path} must begin with the magic number {magic.hex()}, got {content[:4].hex() or 'nothing'};"
-                         " it holds something else or is damaged, fetch it again")
+        raise ValueError(
+            f"{path} must begin with the magic number {magic.hex()}, got {content[:4].hex() or 'nothing'};"
+            " it holds something else or is damaged, fetch it again"
+        )
     header = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(sizes):
-        raise ValueError(f"{path} must have {header + math.prod(sizes)} bytes for the shape {tuple(sizes)}, got "
-                         f"{len(content)}; it is truncated or damaged, fetch it again")
+        raise ValueError(
+            f"{path} must have {header + math.prod(sizes)} bytes for the shape {tuple(sizes)}, got "
+            f"{len(content)}; it is truncated or damaged, fetch it again"
+        )
     values = np.frombuffer(content, np.uint8, offset=header)
     return values.reshape(sizes[0], 1, *sizes[1:]) if dimensions == 3 else values
 
@@ -187,8 +203,9 @@ def _archive(path: Path) -> Dataset:
         if isinstance(archive, np.ndarray):
             raise ValueError(f"{path} holds a single array; save {', '.join(KEYS)} with numpy.savez")
         if missing := [key for key in KEYS if key not in archive]:
-            raise ValueError(f"{path} lacks {', '.join(missing)} among {archive.files}; save {', '.join(KEYS)} with "
-                             "numpy.savez")
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)} among {archive.files}; save {', '.join(KEYS)} with numpy.savez"
+            )
         return _dataset(path.stem, _each(str(path), lambda key: np.asarray(archive[key])))
 
 
@@ -241,26 +258,36 @@ def _indices(y: Array) -> Array:
 def _image_problem(name: str, x: Array, clip_values: tuple[float, float]) -> str | None:
     low, high = clip_values
     if x.dtype != np.float32 or x.ndim != 4 or 0 in x.shape:
-        return (f"`{name}` must be float32 images in [{low:g}, {high:g}] shaped (N, C, H, W), got {x.dtype} of shape "
-                f"{x.shape}; a file may hold any floating type or uint8, grey images need one channel, x[:, None]")
+        return (
+            f"`{name}` must be float32 images in [{low:g}, {high:g}] shaped (N, C, H, W), got {x.dtype} of shape "
+            f"{x.shape}; a file may hold any floating type or uint8, grey images need one channel, x[:, None]"
+        )
     if x.shape[3] <= 4 < x.shape[1]:
-        return (f"`{name}` must be shaped (N, C, H, W), got {x.shape}, which has its channels last; "
-                "save x.transpose(0, 3, 1, 2)")
+        return (
+            f"`{name}` must be shaped (N, C, H, W), got {x.shape}, which has its channels last; "
+            "save x.transpose(0, 3, 1, 2)"
+        )
     if bad := int(np.count_nonzero(~np.isfinite(x).all(axis=(1, 2, 3)))):
         return f"`{name}` must be finite, got NaN or infinity in {bad} of {len(x)} images; remove or mend them"
     if x.min() < low or x.max() > high:
-        return (f"`{name}` must be in [{low:g}, {high:g}], got values from {x.min():g} to {x.max():g}; "
-                "scale them, or save pixels of 0..255 as uint8")
+        return (
+            f"`{name}` must be in [{low:g}, {high:g}], got values from {x.min():g} to {x.max():g}; "
+            "scale them, or save pixels of 0..255 as uint8"
+        )
     return None
 
 
 def _label_problem(name: str, y: Array, nb_classes: int) -> str | None:
     if y.dtype != np.int64 or y.ndim != 1 or y.size == 0:
-        return (f"`{name}` must be int64 labels from 0 shaped (N,), got {y.dtype} of shape {y.shape} starting with "
-                f"{y.reshape(-1)[:3].tolist()}; a file may hold any whole numbers, or one-hot rows (N, K)")
+        return (
+            f"`{name}` must be int64 labels from 0 shaped (N,), got {y.dtype} of shape {y.shape} starting with "
+            f"{y.reshape(-1)[:3].tolist()}; a file may hold any whole numbers, or one-hot rows (N, K)"
+        )
     if y.min() < 0 or 0 < nb_classes <= y.max():
-        return (f"`{name}` must be labels in 0..K-1 of K = {nb_classes} classes, got {y.min()} to {y.max()}; "
-                "number the classes of both parts alike")
+        return (
+            f"`{name}` must be labels in 0..K-1 of K = {nb_classes} classes, got {y.min()} to {y.max()}; "
+            "number the classes of both parts alike"
+        )
     return None
 
 
@@ -269,8 +296,10 @@ def _gap_problem(y: Array, nb_classes: int) -> str | None:
     if nb_classes >= 2 and len(present) == nb_classes:
         return None
     absent = np.setdiff1d(np.arange(min(nb_classes, len(present) + 5)), present)[:5].tolist()
-    return (f"`y_train` must hold all labels 0..K-1 of at least 2 classes, got none of {absent or [1]}; "
-            "renumber the classes from 0 without gaps")
+    return (
+        f"`y_train` must hold all labels 0..K-1 of at least 2 classes, got none of {absent or [1]}; "
+        "renumber the classes from 0 without gaps"
+    )
 
 
 def _length_problem(part: str, x: Array, y: Array) -> str | None:

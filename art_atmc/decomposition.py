@@ -120,9 +120,11 @@ def check_decomposable(model: nn.Module, weights: Weights) -> None:
     shared = shared_names(model)
     tied = [" and ".join(f"`{n}`" for n in shared[id(p)]) for p in weights.values() if id(p) in shared]
     if tied:
-        raise ValueError("tied weights can't be decomposed, as each layer would get factors of its own: "
-                         f"{'; '.join(tied)}; put both names into `ignore`, or compress without factors "
-                         "(`ATMCTrainer(..., factored=False)`), which counts a tied weight once")
+        raise ValueError(
+            "tied weights can't be decomposed, as each layer would get factors of its own: "
+            f"{'; '.join(tied)}; put both names into `ignore`, or compress without factors "
+            "(`ATMCTrainer(..., factored=False)`), which counts a tied weight once"
+        )
 
 
 def decompose_weight(model: nn.Module, name: str) -> list[nn.Parameter]:
@@ -134,7 +136,7 @@ def decompose_weight(model: nn.Module, name: str) -> list[nn.Parameter]:
 
 
 def _repoint(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: Sequence[nn.Parameter]) -> None:
-    """Let the group that trains ``old`` train ``new``; the state kept for ``old`` (momentum) has no meaning for them."""
+    """Let the group of ``old`` train ``new``; the state kept for ``old`` (momentum) has no meaning for them."""
     for group in optimizer.param_groups:
         places = [i for i, p in enumerate(group["params"]) if p is old]
         for i in places:
@@ -151,7 +153,7 @@ def recompose(model: nn.Module) -> nn.Module:
     (True, 'Linear')
     """
     for layer, local in decomposed(model).values():
-        # Torch deletes the property from the layer's class, which a deep copy of the layer shares: take a class of one's own.
+        # Torch deletes the property from the layer's class, which deep copies of the layer share: give it its own.
         kind = type(layer)
         layer.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
         parametrize.remove_parametrizations(layer, local, leave_parametrized=True)

@@ -43,8 +43,10 @@ def enforced(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> Ite
 
     def before(_: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("closure") is not None or any(callable(a) for a in args):
-            raise RuntimeError("optimizer.step(closure) recomputes the gradients and would lose the constraints' "
-                               "penalty; call backward() first and then step() without a closure")
+            raise RuntimeError(
+                "optimizer.step(closure) recomputes the gradients and would lose the constraints' "
+                "penalty; call backward() first and then step() without a closure"
+            )
         for solver in solvers:
             solver.add_penalty_grad_()
 
@@ -61,8 +63,10 @@ def enforced(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> Ite
         for hook in hooks:
             hook.remove()
     if not stepped:
-        raise RuntimeError("the optimizer made no step inside `enforced`, so nothing was compressed; what trains the "
-                           "model uses another optimizer, or had no batch")
+        raise RuntimeError(
+            "the optimizer made no step inside `enforced`, so nothing was compressed; what trains the "
+            "model uses another optimizer, or had no batch"
+        )
     finalize(solvers)
 
 
@@ -104,5 +108,7 @@ def _check_trained(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) 
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = sorted({name for s in solvers for name, p in s.weights.items() if id(p) not in trained})
     if missing:
-        raise ValueError(f"the optimizer does not train {missing}; it was built before the model was decomposed, or "
-                         "for part of it: build it afterwards, or call decompose(model, optimizer=optimizer)")
+        raise ValueError(
+            f"the optimizer does not train {missing}; it was built before the model was decomposed, or "
+            "for part of it: build it afterwards, or call decompose(model, optimizer=optimizer)"
+        )

@@ -73,8 +73,10 @@ class Experiment:
         if self.network not in NETWORKS:
             raise ValueError(f"`--network` must be one of {', '.join(NETWORKS)}, got {self.network}")
         if self.epochs < 1 or not self.lr > 0 or not 0 < self.validation < 1:
-            raise ValueError(f"`--epochs` must be at least 1, `--lr` positive and `--validation` in (0, 1), got "
-                             f"{self.epochs}, {self.lr} and {self.validation}")
+            raise ValueError(
+                f"`--epochs` must be at least 1, `--lr` positive and `--validation` in (0, 1), got "
+                f"{self.epochs}, {self.lr} and {self.validation}"
+            )
         self.constraints()
         Adversarial(self.attack(), self.clean_share)
         self.attack(self.test_max_iter)
@@ -104,8 +106,12 @@ class Experiment:
         dataset = load(self.data, self.data_dir)
         self._check_fit(dataset)
         split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
-        metrics: dict[str, Any] = {"schema": 1, "settings": self._settings(), "machine": _machine(),
-                                   "data": _shares(dataset, split)}
+        metrics: dict[str, Any] = {
+            "schema": 1,
+            "settings": self._settings(),
+            "machine": _machine(),
+            "data": _shares(dataset, split),
+        }
         rows: list[dict[str, Any]] = []
         for kind in ("dense", "compressed") if self.dense else ("compressed",):
             if verbose:
@@ -125,8 +131,10 @@ class Experiment:
         made_for, shape = NETWORKS[self.network](dataset.nb_classes).input_shape, dataset.x_train.shape[1:]
         if made_for != shape:
             fitting = [name for name, make in NETWORKS.items() if make(2).input_shape == shape]
-            raise ValueError(f"`--network` {self.network} takes images of shape {made_for}, but {dataset.name} holds "
-                             f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}")
+            raise ValueError(
+                f"`--network` {self.network} takes images of shape {made_for}, but {dataset.name} holds "
+                f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}"
+            )
 
     def _trained(
         self, kind: str, dataset: Dataset, split: tuple[np.ndarray, ...], verbose: bool
@@ -137,8 +145,13 @@ class Experiment:
         model = NETWORKS[self.network](dataset.nb_classes)
         optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
         classifier = PyTorchClassifier(
-            model, nn.CrossEntropyLoss(), dataset.x_train.shape[1:], dataset.nb_classes, optimizer=optimizer,
-            clip_values=dataset.clip_values, preprocessing=None,
+            model,
+            nn.CrossEntropyLoss(),
+            dataset.x_train.shape[1:],
+            dataset.nb_classes,
+            optimizer=optimizer,
+            clip_values=dataset.clip_values,
+            preprocessing=None,
         )
         objective = Adversarial(self.attack(), self.clean_share)
         trainer: ObjectiveTrainer | ATMCTrainer
@@ -150,7 +163,11 @@ class Experiment:
             )
         started = time.perf_counter()
         trainer.fit(
-            x_train, y_train, validation_data=(x_val, y_val), nb_epochs=self.epochs, batch_size=self.batch_size,
+            x_train,
+            y_train,
+            validation_data=(x_val, y_val),
+            nb_epochs=self.epochs,
+            batch_size=self.batch_size,
             scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs),
         )
         return trainer.get_classifier(), trainer.history, round(time.perf_counter() - started, 1)
@@ -215,15 +232,15 @@ def _machine() -> dict[str, Any]:
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
     """JSON knows neither paths nor infinity."""
-    return {
-        key: str(value) if isinstance(value, Path) or value == math.inf else value for key, value in values.items()
-    }
+    return {key: str(value) if isinstance(value, Path) or value == math.inf else value for key, value in values.items()}
 
 
 def _table(metrics: dict[str, Any]) -> Table:
     attack = (metrics.get("dense") or metrics["compressed"])["attack"]
-    table = Table(title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
-                        f"{attack['max_iter']} steps, norm {attack['norm']}")
+    table = Table(
+        title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
+        f"{attack['max_iter']} steps, norm {attack['norm']}"
+    )
     for column in ("network", "clean", "robust", "non-zeros", "distinct values", "size, paper's count", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for kind in ("dense", "compressed"):

@@ -34,8 +34,10 @@ class Network(nn.Module):
         self.model: nn.Module = classifier.model
         self._operations = [op for op in classifier.preprocessing_operations or [] if not _is_identity(op)]
         if changing := [type(op).__name__ for op in self._operations if _changes_labels(op)]:
-            raise ValueError(f"the preprocessing {changing} changes labels, which an attack on the true labels can't "
-                             "follow; apply it to the data before training")
+            raise ValueError(
+                f"the preprocessing {changing} changes labels, which an attack on the true labels can't "
+                "follow; apply it to the data before training"
+            )
         self._constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._channels_last = False
         self._channels_last = self._takes_channels_last(sample)

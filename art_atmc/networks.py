@@ -58,16 +58,19 @@ def lenet(nb_classes: int = 10) -> ImageNetwork:
     >>> 32 * compressible(lenet()).dense_size
     13776000
     """
-    return ImageNetwork((1, 28, 28), {
-        "conv1": nn.Conv2d(1, 20, 5),
-        "pool1": nn.MaxPool2d(2),
-        "conv2": nn.Conv2d(20, 50, 5),
-        "pool2": nn.MaxPool2d(2),
-        "flatten": nn.Flatten(),
-        "fc1": nn.Linear(50 * 4 * 4, 500),
-        "relu": nn.ReLU(),
-        "fc2": _head(500, nb_classes),
-    })
+    return ImageNetwork(
+        (1, 28, 28),
+        {
+            "conv1": nn.Conv2d(1, 20, 5),
+            "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(20, 50, 5),
+            "pool2": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "fc1": nn.Linear(50 * 4 * 4, 500),
+            "relu": nn.ReLU(),
+            "fc2": _head(500, nb_classes),
+        },
+    )
 
 
 def digits_cnn(nb_classes: int = 10) -> ImageNetwork:
@@ -85,17 +88,20 @@ def digits_cnn(nb_classes: int = 10) -> ImageNetwork:
     >>> 32 * compressible(digits_cnn()).dense_size
     1688576
     """
-    return ImageNetwork((1, 8, 8), {
-        "conv1": nn.Conv2d(1, 32, 3),
-        "relu1": nn.ReLU(),
-        "conv2": nn.Conv2d(32, 64, 3),
-        "relu2": nn.ReLU(),
-        "pool": nn.MaxPool2d(2),
-        "flatten": nn.Flatten(),
-        "fc1": nn.Linear(64 * 2 * 2, 128),
-        "relu3": nn.ReLU(),
-        "fc2": _head(128, nb_classes),
-    })
+    return ImageNetwork(
+        (1, 8, 8),
+        {
+            "conv1": nn.Conv2d(1, 32, 3),
+            "relu1": nn.ReLU(),
+            "conv2": nn.Conv2d(32, 64, 3),
+            "relu2": nn.ReLU(),
+            "pool": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "fc1": nn.Linear(64 * 2 * 2, 128),
+            "relu3": nn.ReLU(),
+            "fc2": _head(128, nb_classes),
+        },
+    )
 
 
 def resnet18(nb_classes: int = 10) -> ImageNetwork:
@@ -155,37 +161,45 @@ def wide_resnet16_8(nb_classes: int = 10, dropout: float = 0.4) -> ImageNetwork:
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}; give 0 to train without it")
-    return ImageNetwork((3, 32, 32), {
-        "conv": _conv3x3(3, 16),
-        **_stages(partial(_PreActivationBlock, dropout=dropout), 16, (128, 256, 512), (2, 2, 2)),
-        "bn": nn.BatchNorm2d(512),
-        "relu": nn.ReLU(),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": _head(512, nb_classes),
-    })
+    return ImageNetwork(
+        (3, 32, 32),
+        {
+            "conv": _conv3x3(3, 16),
+            **_stages(partial(_PreActivationBlock, dropout=dropout), 16, (128, 256, 512), (2, 2, 2)),
+            "bn": nn.BatchNorm2d(512),
+            "relu": nn.ReLU(),
+            "pool": nn.AdaptiveAvgPool2d(1),
+            "flatten": nn.Flatten(),
+            "fc": _head(512, nb_classes),
+        },
+    )
 
 
-NETWORKS: Mapping[str, Callable[[int], ImageNetwork]] = MappingProxyType({
-    "digits-cnn": digits_cnn,
-    "lenet": lenet,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "wrn-16-8": wide_resnet16_8,
-})
+NETWORKS: Mapping[str, Callable[[int], ImageNetwork]] = MappingProxyType(
+    {
+        "digits-cnn": digits_cnn,
+        "lenet": lenet,
+        "resnet18": resnet18,
+        "resnet34": resnet34,
+        "wrn-16-8": wide_resnet16_8,
+    }
+)
 """The networks by their names on the command line; each is made for a number of classes."""
 
 
 def _resnet(depths: Sequence[int], nb_classes: int) -> ImageNetwork:
-    return ImageNetwork((3, 32, 32), {
-        "conv": _conv3x3(3, 64),
-        "bn": nn.BatchNorm2d(64),
-        "relu": nn.ReLU(),
-        **_stages(_BasicBlock, 64, (64, 128, 256, 512), depths),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": _head(512, nb_classes),
-    })
+    return ImageNetwork(
+        (3, 32, 32),
+        {
+            "conv": _conv3x3(3, 64),
+            "bn": nn.BatchNorm2d(64),
+            "relu": nn.ReLU(),
+            **_stages(_BasicBlock, 64, (64, 128, 256, 512), depths),
+            "pool": nn.AdaptiveAvgPool2d(1),
+            "flatten": nn.Flatten(),
+            "fc": _head(512, nb_classes),
+        },
+    )
 
 
 class _BasicBlock(nn.Module):
@@ -242,6 +256,7 @@ def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
 
 def _head(features: int, nb_classes: int) -> nn.Linear:
     if isinstance(nb_classes, bool) or not isinstance(nb_classes, int) or nb_classes < 2:
-        raise ValueError(f"`nb_classes` must be an integer of at least 2, got {nb_classes!r}; "
-                         "give the number of classes of the data")
+        raise ValueError(
+            f"`nb_classes` must be an integer of at least 2, got {nb_classes!r}; give the number of classes of the data"
+        )
     return nn.Linear(features, nb_classes)

@@ -74,19 +74,6 @@ class Objective(abc.ABC):
         """The loss of inputs ``x`` with labels ``y`` as the classifier's loss takes them."""
 
 
-def _check_attack(attack: object) -> None:
-    if isinstance(attack, Adversary):
-        return
-    from art.attacks.attack import EvasionAttack
-
-    if not isinstance(attack, EvasionAttack):
-        raise TypeError(f"`attack` must be an ART evasion attack or an art_atmc adversary, got {type(attack).__name__}; "
-                        "for example ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.025, max_iter=7)")
-    if getattr(attack, "targeted", False):
-        raise ValueError("adversarial training needs an untargeted attack, got one with targeted=True; "
-                         "build the attack with targeted=False")
-
-
 @final
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Objective):
@@ -112,9 +99,11 @@ class Adversarial(Objective):
     clean_share: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_attack(self.attack)
+        adversary(self.attack)  # refuses what can't be one
         if not 0 <= self.clean_share < 1:
-            raise ValueError(f"`clean_share` must be in [0, 1), got {self.clean_share}; with 1 there would be no attack")
+            raise ValueError(
+                f"`clean_share` must be in [0, 1), got {self.clean_share}; with 1 there would be no attack"
+            )
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         logits = problem.network(problem.perturb(self.attack, x, y))
@@ -151,7 +140,7 @@ class TRADES(Objective):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        _check_attack(self.attack)
+        adversary(self.attack)  # refuses what can't be one
         if not self.beta > 0:
             raise ValueError(f"`beta` must be positive, got {self.beta}; the paper uses 1 and 6")
 
@@ -161,8 +150,10 @@ class TRADES(Objective):
             x_adv = problem.perturb(attack, x, y)
         else:
             if not getattr(attack, "random_start", True):
-                raise ValueError("TRADES maximises a divergence that has no gradient at x itself; give the attack a "
-                                 "random start (ART: num_random_init=1, ours: random_start=True)")
+                raise ValueError(
+                    "TRADES maximises a divergence that has no gradient at x itself; give the attack a "
+                    "random start (ART: num_random_init=1, ours: random_start=True)"
+                )
             # In evaluation mode, as the attack will be: the divergence is then zero at x, and only there for sure.
             x_adv = problem.perturb(attack, x, problem.network.evaluate(x).softmax(dim=1), loss=_divergence)
         clean, logits = problem.network(x), problem.network(x_adv)

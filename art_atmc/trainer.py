@@ -51,8 +51,10 @@ class Tightening:
     def __post_init__(self) -> None:
         start, end = self.support
         if not (0 <= start <= end <= 1 and 0 <= self.codebook < 1):
-            raise ValueError(f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
-                             f"in [0, 1), got {self.codebook}; they are shares of the run")
+            raise ValueError(
+                f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
+                f"in [0, 1), got {self.codebook}; they are shares of the run"
+            )
 
     def support_ramp(self, steps: int) -> Ramp:
         start, end = self.support
@@ -120,8 +122,10 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             objective = attack if isinstance(attack, Objective) else Adversarial(attack)
             trainer = ObjectiveTrainer(classifier, objective, seed=seed, verbose=verbose)
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
-            raise TypeError("`trainer` must be an ART trainer round the same classifier object, got "
-                            f"{type(trainer).__name__}; build both with one PyTorchClassifier")
+            raise TypeError(
+                "`trainer` must be an ART trainer round the same classifier object, got "
+                f"{type(trainer).__name__}; build both with one PyTorchClassifier"
+            )
         self.trainer = trainer
         self.constraints = tuple(constraints)
         self.schedule = schedule or Tightening()
@@ -205,16 +209,21 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 stack.enter_context(self.trainer.shipping(functools.partial(projected, self.solvers)))
             yield
             if classifier.optimizer is not optimizer:
-                raise RuntimeError(f"{type(self.trainer).__name__} replaced the classifier's optimizer, so the "
-                                   "constraints were not enforced to the end; use another trainer")
+                raise RuntimeError(
+                    f"{type(self.trainer).__name__} replaced the classifier's optimizer, so the "
+                    "constraints were not enforced to the end; use another trainer"
+                )
         self._warn_of_short_run()
         classifier.model.eval()
         self._robust = CompressedClassifier.of(classifier)
 
     def _warn_of_short_run(self) -> None:
         if late := [s.constraint for s in self.solvers if s.steps < max(s.ramp.end, s.ramp.start + 1)]:
-            warnings.warn(f"the trainer made only {self.solvers[0].steps} steps, so {late} acted in full at the end only; "
-                          "give fit() the trainer's own nb_epochs and batch_size", stacklevel=4)
+            warnings.warn(
+                f"the trainer made only {self.solvers[0].steps} steps, so {late} acted in full at the end only; "
+                "give fit() the trainer's own nb_epochs and batch_size",
+                stacklevel=4,
+            )
 
 
 def _check_constraints(constraints: Sequence[Constraint]) -> None:

@@ -64,8 +64,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, classifier: Any, objective: Objective, *, seed: int = 0, verbose: bool = True) -> None:
         check_classifier(classifier)
         if not isinstance(objective, Objective):
-            raise TypeError(f"`objective` must be an Objective such as Adversarial(attack), got "
-                            f"{type(objective).__name__}; wrap an attack as Adversarial(attack)")
+            raise TypeError(
+                f"`objective` must be an Objective such as Adversarial(attack), got "
+                f"{type(objective).__name__}; wrap an attack as Adversarial(attack)"
+            )
         super().__init__(classifier)
         self.objective = objective
         self.verbose = verbose
@@ -97,7 +99,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         :raises TypeError: for arguments that are not known.
         """
         refuse_unknown(kwargs)
-        self._train(ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size), validation_data, nb_epochs, scheduler)
+        self._train(
+            ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size), validation_data, nb_epochs, scheduler
+        )
 
     def fit_generator(
         self,
@@ -169,8 +173,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         problem = Problem(self._classifier, network, _generator(self._classifier.device, draw_seed(self._generator)))
         optimizer = self._classifier.optimizer
         total = correct = seen = 0.0
-        bar = tqdm(batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False,
-                   disable=not self.verbose)
+        bar = tqdm(
+            batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False, disable=not self.verbose
+        )
         for number, (x, y) in enumerate(bar, start=1):
             x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
             network.train()
@@ -179,8 +184,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 if not np.isfinite(value := loss.item()):
                     raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
             except FloatingPointError as error:
-                raise FloatingPointError(f"epoch {len(self.history) + 1}, batch {number}: {error}. The weights are those "
-                                         "from before this epoch") from error
+                raise FloatingPointError(
+                    f"epoch {len(self.history) + 1}, batch {number}: {error}. The weights are those "
+                    "from before this epoch"
+                ) from error
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -219,16 +226,22 @@ def check_classifier(classifier: Any) -> None:
     :raises ValueError: when it has no optimizer.
     """
     if not isinstance(classifier, PyTorchClassifier):
-        raise TypeError(f"`classifier` must be an ART PyTorchClassifier, got {type(classifier).__name__}; wrap the torch "
-                        "module as PyTorchClassifier(model, loss, input_shape, nb_classes, optimizer=optimizer)")
+        raise TypeError(
+            f"`classifier` must be an ART PyTorchClassifier, got {type(classifier).__name__}; wrap the torch "
+            "module as PyTorchClassifier(model, loss, input_shape, nb_classes, optimizer=optimizer)"
+        )
     if classifier.optimizer is None:
-        raise ValueError("the classifier has no optimizer, which training needs; build it with "
-                         "PyTorchClassifier(..., optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))")
+        raise ValueError(
+            "the classifier has no optimizer, which training needs; build it with "
+            "PyTorchClassifier(..., optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))"
+        )
 
 
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     if arguments:
-        raise TypeError(f"fit() got the unknown arguments {sorted(arguments)}; ART's trainers would ignore them silently")
+        raise TypeError(
+            f"fit() got the unknown arguments {sorted(arguments)}; ART's trainers would ignore them silently"
+        )
 
 
 def _generator(device: torch.device, seed: int) -> torch.Generator:

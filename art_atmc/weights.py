@@ -152,8 +152,10 @@ def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
     if offenders:
         raise ValueError("not every weight can be compressed:\n  " + "\n  ".join(offenders))
     if not tensors:
-        raise ValueError("the model has no compressible weight: it needs a linear, convolution or embedding layer "
-                         "that `ignore` does not exclude")
+        raise ValueError(
+            "the model has no compressible weight: it needs a linear, convolution or embedding layer "
+            "that `ignore` does not exclude"
+        )
     return Weights(tensors, dense_size)
 
 
@@ -193,8 +195,10 @@ def _offence(layer: nn.Module, local: str, parameters: Mapping[str, nn.Parameter
         return "is frozen (requires_grad=False), so it would be cut but not retrained; unfreeze it or `ignore` it"
     form = _parametrizations(layer).get(local)
     if form is not None and not isinstance(form[0], Factorization):
-        return (f"is already parametrized by {type(form[0]).__name__}; call "
-                "torch.nn.utils.parametrize.remove_parametrizations first or `ignore` it")
+        return (
+            f"is already parametrized by {type(form[0]).__name__}; call "
+            "torch.nn.utils.parametrize.remove_parametrizations first or `ignore` it"
+        )
     if not isinstance(layer, LAYERS):
         return f"belongs to a {type(layer).__name__}, which is not supported; `ignore` it to leave it dense"
     if isinstance(layer, nn.Embedding) and layer.sparse:

@@ -21,5 +21,9 @@ def test_l0_projection_of_ten_million_entries(compare):
 
     assert constraint.project(weights).nnz() == k
     assert torch.equal(constraint.project(weights)["w"], by_topk())
-    compare("l0 projection, 10^7 entries, density 0.01, against torch.topk",
-            lambda: constraint.project(weights), by_topk, at_most=0.5)
+    compare(
+        "l0 projection, 10^7 entries, density 0.01, against torch.topk",
+        lambda: constraint.project(weights),
+        by_topk,
+        at_most=0.5,
+    )

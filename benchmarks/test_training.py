@@ -76,25 +76,40 @@ def plain_loop(data, make, steps, eps_step, batch_size=128):
 
 def test_dense_step_against_a_plain_loop(compare, mnist):
     attack = PGD(EPS, EPS / 4, 8)
-    compare("dense step, LeNet, batch 128, 8 PGD steps, against a plain NCHW loop",
-            ours(mnist, lenet, attack), plain_loop(mnist, lenet, 8, EPS / 4), at_most=0.65)
+    compare(
+        "dense step, LeNet, batch 128, 8 PGD steps, against a plain NCHW loop",
+        ours(mnist, lenet, attack),
+        plain_loop(mnist, lenet, 8, EPS / 4),
+        at_most=0.65,
+    )
 
 
 def madry(data, make, eps, eps_step, max_iter):
     classifier = classifier_of(make, data[0].shape[1:])
-    trainer = AdversarialTrainerMadryPGD(classifier, nb_epochs=1, batch_size=128, eps=eps, eps_step=eps_step, max_iter=max_iter)
+    trainer = AdversarialTrainerMadryPGD(
+        classifier, nb_epochs=1, batch_size=128, eps=eps, eps_step=eps_step, max_iter=max_iter
+    )
     return lambda: trainer.fit(*data)
 
 
 def test_dense_epoch_against_art_on_mnist(compare, mnist):
-    compare("dense epoch, LeNet, 8 PGD steps, against AdversarialTrainerMadryPGD",
-            ours(mnist, lenet, PGD(EPS, EPS / 4, 8)), madry(mnist, lenet, EPS, EPS / 4, 8), at_most=1 / 3, rounds=5)
+    compare(
+        "dense epoch, LeNet, 8 PGD steps, against AdversarialTrainerMadryPGD",
+        ours(mnist, lenet, PGD(EPS, EPS / 4, 8)),
+        madry(mnist, lenet, EPS, EPS / 4, 8),
+        at_most=1 / 3,
+        rounds=5,
+    )
 
 
 def test_dense_epoch_against_art_on_digits(compare, digits):
     data = digits[:2]
-    compare("dense epoch, digits CNN, 7 PGD steps, against AdversarialTrainerMadryPGD",
-            ours(data, digits_cnn, PGD(0.1, 0.025, 7)), madry(data, digits_cnn, 0.1, 0.025, 7), at_most=1 / 2.5)
+    compare(
+        "dense epoch, digits CNN, 7 PGD steps, against AdversarialTrainerMadryPGD",
+        ours(data, digits_cnn, PGD(0.1, 0.025, 7)),
+        madry(data, digits_cnn, 0.1, 0.025, 7),
+        at_most=1 / 2.5,
+    )
 
 
 def test_robust_accuracy_equals_arts(digits, capsys):
@@ -107,14 +122,22 @@ def test_robust_accuracy_equals_arts(digits, capsys):
             torch.manual_seed(seed), np.random.seed(seed)
             classifier = classifier_of(digits_cnn, x.shape[1:], lr=0.05)
             fit(classifier, seed)
-            attack = ProjectedGradientDescent(classifier, eps=0.1, eps_step=0.025, max_iter=20, num_random_init=1, verbose=False)
+            attack = ProjectedGradientDescent(
+                classifier, eps=0.1, eps_step=0.025, max_iter=20, num_random_init=1, verbose=False
+            )
             accuracies.append((classifier.predict(attack.generate(x_test, y_test)).argmax(1) == y_test).mean())
         return np.array(accuracies)
 
-    mine = robust(lambda c, seed: ObjectiveTrainer(c, Adversarial(PGD(0.1, 0.025, 7)), seed=seed, verbose=False).fit(
-        x, y, nb_epochs=10, batch_size=128))
-    arts = robust(lambda c, _: AdversarialTrainerMadryPGD(
-        c, nb_epochs=10, batch_size=128, eps=0.1, eps_step=0.025, max_iter=7).fit(x, y))
+    mine = robust(
+        lambda c, seed: ObjectiveTrainer(c, Adversarial(PGD(0.1, 0.025, 7)), seed=seed, verbose=False).fit(
+            x, y, nb_epochs=10, batch_size=128
+        )
+    )
+    arts = robust(
+        lambda c, _: AdversarialTrainerMadryPGD(
+            c, nb_epochs=10, batch_size=128, eps=0.1, eps_step=0.025, max_iter=7
+        ).fit(x, y)
+    )
     print(f"\nrobust accuracy after 10 epochs on digits: ours {mine.round(3)}, ART {arts.round(3)}")
     assert abs(mine.mean() - arts.mean()) < 0.05
 
@@ -124,9 +147,18 @@ def test_atmc_step_against_dense_step(compare, mnist):
     data = tuple(np.concatenate([part] * 5) for part in mnist)  # 20 steps, two codebook updates
     attack = PGD(EPS, EPS / 4, 8)
     classifier = classifier_of(lenet, (1, 28, 28))
-    trainer = ATMCTrainer(classifier, attack, [Sparsity(0.05), Quantization(4)], verbose=False,
-                          schedule=Tightening(support=(0, 0), codebook=0))
+    trainer = ATMCTrainer(
+        classifier,
+        attack,
+        [Sparsity(0.05), Quantization(4)],
+        verbose=False,
+        schedule=Tightening(support=(0, 0), codebook=0),
+    )
     with trainer._compressing(10**9):
-        compare("ATMC step (factors, density 0.05, 4 bits every 10 steps) against our dense step, LeNet, 8 PGD steps",
-                lambda: trainer.trainer.fit(*data, batch_size=128, nb_epochs=1), ours(data, lenet, attack),
-                at_most=1.25, rounds=3)
+        compare(
+            "ATMC step (factors, density 0.05, 4 bits every 10 steps) against our dense step, LeNet, 8 PGD steps",
+            lambda: trainer.trainer.fit(*data, batch_size=128, nb_epochs=1),
+            ours(data, lenet, attack),
+            at_most=1.25,
+            rounds=3,
+        )

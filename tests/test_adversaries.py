@@ -656,9 +656,7 @@ def test_cpu_generator_serves_a_cuda_batch(norm: float) -> None:
     x, y = batch()
     network, attack = small_network(), PGD(0.1, 0.05, 3, norm)
     here = attack(network, x, y, clip_values=(0, 1), generator=torch.Generator().manual_seed(0))
-    there = attack(
-        network.cuda(), x.cuda(), y.cuda(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0)
-    )
+    there = attack(network.cuda(), x.cuda(), y.cuda(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0))
     assert there.is_cuda
     assert (there.cpu() - here).abs().mean() < 1e-3
     own = attack(network, x.cuda(), y.cuda(), generator=torch.Generator("cuda").manual_seed(0))

@@ -63,7 +63,9 @@ def test_metrics_hold_what_was_done_and_found(run):
 
 def test_history_has_a_line_an_epoch(run):
     rows = [json.loads(line) for line in (run[1] / "history.jsonl").read_text().splitlines()]
-    assert [(row["model"], row["epoch"]) for row in rows] == [(m, e) for m in ("dense", "compressed") for e in (1, 2, 3, 4)]
+    assert [(row["model"], row["epoch"]) for row in rows] == [
+        (m, e) for m in ("dense", "compressed") for e in (1, 2, 3, 4)
+    ]
 
 
 def test_weights_on_disk_are_those_that_were_counted(run):
@@ -87,7 +89,9 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
     np.savez(tmp_path / "own.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
     results = []
     for name in ("a", "b"):
-        experiment = Experiment(str(tmp_path / "own.npz"), network="digits-cnn", density=0.2, bits=32, epochs=2, dense=False)
+        experiment = Experiment(
+            str(tmp_path / "own.npz"), network="digits-cnn", density=0.2, bits=32, epochs=2, dense=False
+        )
         metrics = experiment.run(tmp_path / name, verbose=False)
         assert "dense" not in metrics
         results.append(load_file(tmp_path / name / "compressed.safetensors"))

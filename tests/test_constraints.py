@@ -14,9 +14,7 @@ from art_atmc.constraints import largest
 
 floats = st.floats(-100, 100, width=32, allow_subnormal=False)
 tied = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0])
-constraints = st.one_of(
-    st.floats(0.2, 1.0).map(lambda d: Sparsity(round(d, 3))), st.integers(1, 4).map(Quantization)
-)
+constraints = st.one_of(st.floats(0.2, 1.0).map(lambda d: Sparsity(round(d, 3))), st.integers(1, 4).map(Quantization))
 
 
 @st.composite

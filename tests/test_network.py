@@ -14,7 +14,9 @@ def x(digits):
     return torch.from_numpy(digits[0][:20])
 
 
-@pytest.mark.parametrize("preprocessing", [None, (0.0, 1.0), (0.5, 0.25), (np.array([0.3], np.float32), np.array([0.2], np.float32))])
+@pytest.mark.parametrize(
+    "preprocessing", [None, (0.0, 1.0), (0.5, 0.25), (np.array([0.3], np.float32), np.array([0.2], np.float32))]
+)
 def test_network_computes_what_the_classifier_predicts(make_classifier, x, preprocessing):
     classifier = make_classifier(preprocessing=preprocessing)
     network = Network(classifier, x[:2])

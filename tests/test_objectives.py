@@ -65,7 +65,9 @@ def test_trades_needs_a_random_start(problem, batch):
 
 
 def test_art_attacks_and_foreign_ones_drive_the_objectives(problem, batch):
-    pgd = ProjectedGradientDescent(problem.classifier, eps=0.1, eps_step=0.05, max_iter=2, num_random_init=1, verbose=False)
+    pgd = ProjectedGradientDescent(
+        problem.classifier, eps=0.1, eps_step=0.05, max_iter=2, num_random_init=1, verbose=False
+    )
     for attack in (pgd, DeepFool(problem.classifier, max_iter=2, verbose=False)):
         for objective in (Adversarial(attack), TRADES(attack)):
             outcome = objective(problem, *batch)
@@ -96,7 +98,7 @@ def test_bad_beta_is_refused_and_a_small_one_accepted():
 
 @pytest.mark.parametrize("objective", [Adversarial, TRADES])
 def test_what_is_no_attack_is_refused(objective, make_classifier):
-    with pytest.raises(TypeError, match="must be an ART evasion attack"):
+    with pytest.raises(TypeError, match="expected an ART evasion attack"):
         objective("pgd")
     targeted = ProjectedGradientDescent(make_classifier(), eps=0.1, targeted=True, verbose=False)
     with pytest.raises(ValueError, match="untargeted"):

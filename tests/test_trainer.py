@@ -163,7 +163,9 @@ def art_trainers():
         "AdversarialTrainer": lambda c: AdversarialTrainer(c, art_pgd(c), ratio=1.0),
         "MadryPGD": lambda c: AdversarialTrainerMadryPGD(c, eps=0.1, eps_step=0.05, max_iter=2),
         "TRADES": lambda c: AdversarialTrainerTRADESPyTorch(c, art_pgd(c), beta=3.0),
-        "AWP": lambda c: AdversarialTrainerAWPPyTorch(c, proxy(c), art_pgd(c), mode="PGD", gamma=0.01, beta=6.0, warmup=0),
+        "AWP": lambda c: AdversarialTrainerAWPPyTorch(
+            c, proxy(c), art_pgd(c), mode="PGD", gamma=0.01, beta=6.0, warmup=0
+        ),
         "FBF": lambda c: AdversarialTrainerFBFPyTorch(c, eps=0.1),
     }
 
@@ -179,7 +181,9 @@ def proxy(classifier):
 @pytest.mark.parametrize("name", art_trainers())
 def test_art_trainers_compress(make_classifier, digits, name, factored):
     classifier = make_classifier()
-    trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=art_trainers()[name](classifier), factored=factored)
+    trainer = ATMCTrainer(
+        classifier, constraints=CONSTRAINTS, trainer=art_trainers()[name](classifier), factored=factored
+    )
     x, y = digits[0][:128], np.eye(10, dtype=np.float32)[digits[1][:128]]
     trainer.fit(x, y, nb_epochs=2, batch_size=32)
     assert_obeys(trainer.get_classifier().model)

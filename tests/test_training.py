@@ -1,4 +1,4 @@
-"""The loop: ART's conventions, honest validation, reproducibility, and the defects of ART's trainers it must not have."""
+"""The loop: ART's conventions, honest validation, reproducibility, and the defects of ART's trainers it lacks."""
 
 from __future__ import annotations
 
@@ -216,7 +216,9 @@ def test_b4_sequential_models_train(make_classifier, digits):
 def test_b5_validation_data_is_preprocessed_once(make_classifier, digits):
     classifier, trainer = trained(make_classifier, digits, epochs=1, preprocessing=(0.5, 0.25))
     x, y = digits[0][1500:1600], digits[1][1500:1600]
-    assert trainer.history[0]["clean_accuracy"] == pytest.approx((classifier.predict(x).argmax(1) == y).mean(), abs=1e-6)
+    assert trainer.history[0]["clean_accuracy"] == pytest.approx(
+        (classifier.predict(x).argmax(1) == y).mean(), abs=1e-6
+    )
 
 
 def test_b6_batch_norm_statistics_follow_the_training_examples(make_classifier, digits):
@@ -295,8 +297,7 @@ def test_a_loss_that_becomes_nan_stops_with_epoch_and_batch_and_keeps_the_last_g
     seen = []
 
     with pytest.raises(FloatingPointError, match=r"epoch 2, batch [23]: the loss"):
-        trainer.fit(x[:256], y[:256], nb_epochs=3, batch_size=64,
-                    scheduler=_AbsurdRateAfterFirst(classifier, seen))
+        trainer.fit(x[:256], y[:256], nb_epochs=3, batch_size=64, scheduler=_AbsurdRateAfterFirst(classifier, seen))
     assert torch.equal(weights(classifier), seen[0])
 
 

@@ -56,7 +56,9 @@ def test_attention_projections_are_found():
     assert sorted(separate) == ["k_proj_weight", "out_proj.weight", "q_proj_weight", "v_proj_weight"]
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm((4, 6, 6)), nn.InstanceNorm2d(4, affine=True)])
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm((4, 6, 6)), nn.InstanceNorm2d(4, affine=True)]
+)
 def test_normalisation_is_never_compressed(norm):
     assert list(compressible(nn.Sequential(nn.Conv2d(1, 4, 3), norm))) == ["0.weight"]
 
