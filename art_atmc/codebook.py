@@ -4,8 +4,7 @@ The optimal cells are intervals of the sorted values, so a codebook is a partiti
 program finds it over at most 4096 bins; Lloyd's algorithm then refines it on the values themselves, at the price of one
 search per code and one pass over the sorted values a step.
 
-Everything but the sort runs on the host: values of an accelerator are sorted there and copied once, so the codebook
-does not depend on the device.
+Everything but the sort runs on the host: values of an accelerator are sorted there and copied once.
 """
 
 from __future__ import annotations

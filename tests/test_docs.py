@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -33,16 +33,18 @@ def blocks(text: str) -> list[Block]:
     ]
 
 
-def run(page: str, text: str) -> int:
-    """Run a page's blocks in one namespace, from top to bottom; how many there were."""
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks(text):
+def run(page: str, text: str, at_least: int) -> dict[str, Any]:
+    """Run a page's blocks, which must be there, in one namespace from top to bottom; returns the namespace."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    found = blocks(text)
+    assert len(found) >= at_least
+    for block in found:
         printed = io.StringIO()
         code = compile("\n" * block.line + block.code, page, "exec")  # so that errors name the line of the page
         with contextlib.redirect_stdout(printed):
             exec(code, namespace)
         assert_shown(page, block, printed.getvalue())
-    return len(blocks(text))
+    return namespace
 
 
 def assert_shown(page: str, block: Block, printed: str) -> None:
@@ -63,19 +65,24 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_tutorial_runs_and_prints_what_it_shows() -> None:
-    assert run("docs/tutorial.md", (DOCS / "tutorial.md").read_text()) >= 15
+    run("docs/tutorial.md", (DOCS / "tutorial.md").read_text(), at_least=20)
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_readme_example_runs() -> None:
+def test_readme_example_runs_and_keeps_its_promises() -> None:
+    from art_atmc import compressible
+
     text = (ROOT / "README.md").read_text()
     assert text.count("nb_epochs=30") == 1
-    assert run("README.md", text.replace("nb_epochs=30", "nb_epochs=2")) == 1
+    robust = run("README.md", text.replace("nb_epochs=30", "nb_epochs=2"), at_least=1)["robust"]
+    factors = compressible(robust.model)
+    assert 0 < factors.nnz() <= factors.dense_size / 20
+    assert all(factor[factor != 0].unique().numel() <= 16 for factor in factors.values())
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_examples_for_art_users_run() -> None:
-    assert run("docs/art.md", (DOCS / "art.md").read_text()) >= 1
+    run("docs/art.md", (DOCS / "art.md").read_text(), at_least=3)
 
 
 @pytest.mark.parametrize("printed", ["robust 0.2, nnz 7\n", "robust 0.7, nnz 8\n", "clean 0.7, nnz 7\n", ""])
@@ -100,7 +107,8 @@ def test_every_option_of_the_command_line_is_in_the_reference() -> None:
     from art_atmc.cli import app
 
     reference = (DOCS / "reference.md").read_text()
-    options = [o for p in typer.main.get_command(app).commands["train"].params for o in p.opts if o.startswith("--")]
+    group: Any = typer.main.get_command(app)
+    options = [o for p in group.commands["train"].params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
     assert len(options) > 15
     assert not [option for option in options if f"`{option}`" not in reference]
 

@@ -15,6 +15,7 @@ from art.defences.trainer import (
     AdversarialTrainerFBFPyTorch,
     AdversarialTrainerMadryPGD,
     AdversarialTrainerTRADESPyTorch,
+    Trainer,
 )
 from art.estimators.classification import PyTorchClassifier
 from sklearn.exceptions import NotFittedError
@@ -310,3 +311,49 @@ def test_a_custom_constraint_needs_one_method(make_classifier, digits):
     trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
     weights = compressible(trainer.get_classifier().model)
     assert all((w >= 0).all() for w in weights.values())
+
+
+# Trainers that go round the enforcement are found out
+
+
+class Misbehaving(Trainer):
+    """Does what a test asks of it in place of training."""
+
+    def __init__(self, classifier, deed):
+        super().__init__(classifier)
+        self.deed = deed
+
+    def fit(self, x, y, **kwargs):
+        self.deed(self._classifier)
+
+
+def step(classifier):
+    classifier.optimizer.zero_grad()
+    classifier.model(torch.rand(8, 1, 8, 8)).square().sum().backward()
+    classifier.optimizer.step()
+
+
+def replace_optimizer(classifier):
+    step(classifier)
+    classifier._optimizer = torch.optim.SGD(classifier.model.parameters(), lr=0.1)
+    step(classifier)
+
+
+@pytest.mark.parametrize(
+    ("deed", "message"), [(lambda c: None, "made no step"), (replace_optimizer, "replaced the classifier's optimizer")]
+)
+def test_trainers_that_escape_enforcement_are_refused(make_classifier, digits, deed, message):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=Misbehaving(classifier, deed))
+    with pytest.raises(RuntimeError, match=message):
+        trainer.fit(*digits, nb_epochs=1)
+    with pytest.raises(NotFittedError):
+        trainer.get_classifier()
+
+
+def test_a_run_shorter_than_its_schedule_warns_and_still_obeys(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=Misbehaving(classifier, step))
+    with pytest.warns(UserWarning, match="made only 1 steps"):
+        trainer.fit(*digits, nb_epochs=1)
+    assert_obeys(trainer.get_classifier().model)
