@@ -87,9 +87,15 @@ class Solver(abc.ABC):
 
     @final
     def step(self) -> None:
-        """After an optimizer step: count it and, every so often, enforce the constraint as it acts now."""
+        """After an optimizer step: count it and, every so often, enforce the constraint as it acts now.
+
+        :raises FloatingPointError: when the step left a weight infinite or NaN.
+        """
         self.steps += 1
         if self.steps % self.every == 0 and (acting := self.acting) is not None:
+            # A sum shows NaN and infinities in one pass; projecting them would hide where they came from.
+            if bad := [name for name, weight in self.weights.items() if not weight.detach().sum().isfinite()]:
+                raise FloatingPointError(f"the optimizer's step made {bad} infinite or NaN; lower the learning rate")
             self.enforce(acting)
 
     @abc.abstractmethod

@@ -140,63 +140,75 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if validation_data is not None:
             validation = ArrayBatches(*arrays(self._classifier, *validation_data, "validation"), 256)
         model, device = self._classifier.model, self._classifier.device
-        with isolated_randomness(draw_seed(self._generator)):
-            network = Network(self._classifier, batches.sample().to(device))
-            best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
-            epochs = tqdm(range(nb_epochs), desc="Epochs", disable=not self.verbose)
-            for _ in epochs:
-                good = _snapshot(model)
-                started = time.perf_counter()
-                try:
+        network = Network(self._classifier, batches.sample().to(device))
+        best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
+        epochs = tqdm(range(nb_epochs), desc="Epochs", disable=not self.verbose)
+        for _ in epochs:
+            good = _snapshot(model)
+            started = time.perf_counter()
+            try:
+                # Seeded anew each epoch, so that our one generator is all the random state between epochs.
+                with isolated_randomness(draw_seed(self._generator)):
                     row = self._epoch(network, batches)
-                except FloatingPointError:
-                    model.load_state_dict(good)
-                    raise
-                with self._shipped() as figures:
-                    row |= figures
-                    if validation is not None:
-                        row |= self._validate(network, validation)
-                        rank = row["robust_accuracy"], row["clean_accuracy"]
-                        if best is None or rank > best[0]:
-                            best = rank, _snapshot(model)
-                row["learning_rate"] = self._classifier.optimizer.param_groups[0]["lr"]
-                row["seconds"] = time.perf_counter() - started
-                self.history.append({"epoch": len(self.history) + 1, **row})
-                _step(scheduler, row)
-                epochs.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "robust_accuracy") if key in row})
-                logger.info("epoch %s", self.history[-1])
-            if best is not None:
-                model.load_state_dict(best[1])
-            model.eval()
+                    with self._shipped() as figures:
+                        row |= figures
+                        if validation is not None:
+                            row |= self._validate(network, validation)
+                            rank = row["robust_accuracy"], row["clean_accuracy"]
+                            if best is None or rank > best[0]:
+                                best = rank, _snapshot(model)
+            except FloatingPointError:
+                model.load_state_dict(good)
+                raise
+            row["learning_rate"] = self._classifier.optimizer.param_groups[0]["lr"]
+            row["seconds"] = time.perf_counter() - started
+            self.history.append({"epoch": len(self.history) + 1, **row})
+            _advance(scheduler, row)
+            epochs.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "robust_accuracy") if key in row})
+            logger.info("epoch %s", self.history[-1])
+        if best is not None:
+            model.load_state_dict(best[1])
+        model.eval()
 
     def _epoch(self, network: Network, batches: Batches) -> dict[str, float]:
-        problem = Problem(self._classifier, network, _generator(self._classifier.device, draw_seed(self._generator)))
-        optimizer = self._classifier.optimizer
+        device = self._classifier.device
+        problem = Problem(self._classifier, network, _generator(device, draw_seed(self._generator)))
         total = correct = seen = 0.0
         bar = tqdm(
             batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False, disable=not self.verbose
         )
         for number, (x, y) in enumerate(bar, start=1):
-            x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
-            network.train()
+            x, y = x.to(device), y.to(device)
             try:
-                loss, logits = self.objective(problem, x, y)
-                if not np.isfinite(value := loss.item()):
-                    raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
+                loss, hits = self._step(problem, x, y)
             except FloatingPointError as error:
                 raise FloatingPointError(
-                    f"epoch {len(self.history) + 1}, batch {number}: {error}. The weights are those "
-                    "from before this epoch"
+                    f"epoch {len(self.history) + 1}, batch {number}: {error}. "
+                    "The weights are those from before this epoch"
                 ) from error
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += value * len(x)
-            correct += int((_predicted(logits) == _index(y)).sum())
+            total += loss * len(x)
+            correct += hits
             seen += len(x)
         if not seen:
             raise ValueError("the data yielded no batch; give at least one example")
+        if not all(p.isfinite().all() for p in network.parameters()):
+            raise FloatingPointError(
+                f"epoch {len(self.history) + 1}: the last step made the weights infinite or NaN; lower the learning "
+                "rate. The weights are those from before this epoch"
+            )
         return {"loss": total / seen, "train_robust_accuracy": correct / seen}
+
+    def _step(self, problem: Problem, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """One batch: the loss, and the number of adversarial examples classified rightly."""
+        problem.network.train()
+        loss, logits = self.objective(problem, x, y)
+        if not np.isfinite(value := loss.item()):
+            raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
+        optimizer = self._classifier.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return value, int((_predicted(logits) == _index(y)).sum())
 
     def _validate(self, network: Network, validation: Batches) -> dict[str, float]:
         # The same random starts every epoch, so that epochs differ by their weights alone.
@@ -252,7 +264,7 @@ def _snapshot(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _step(scheduler: Scheduler | None, row: Mapping[str, float]) -> None:
+def _advance(scheduler: Scheduler | None, row: Mapping[str, float]) -> None:
     if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
         # It watches for a minimum unless told otherwise, so it gets the loss; in mode "max" the accuracy.
         scheduler.step(row["loss"] if scheduler.mode == "min" else row.get("robust_accuracy", -row["loss"]))

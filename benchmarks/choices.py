@@ -39,7 +39,7 @@ class Setting:
             data, self.make, self.seeds, self.epochs, self.share = load("mnist", data_dir), lenet, (0,), 6, 0.5
             self.attack = PGD(76 / 255, 1.25 * 76 / 255 / 5, 5)
             x, y, x_val, y_val = split_validation(data.x_train, data.y_train, 5000, 0)
-            chosen = np.random.default_rng(1).permutation(len(x))[:8000]
+            chosen = np.random.RandomState(1).permutation(len(x))[:8000]
             self.parts = x[chosen], y[chosen], x_val[:2000], y_val[:2000]
 
     def run(self, name, constraints, **options):
@@ -84,6 +84,7 @@ def schedule(data_dir: DataDir = None, density: float = 0.02, bits: int = 4) -> 
         "cubic to 0.3, codebook from 0.5": ((0.0, 0.3), 0.5),
         "cubic to 0.5, codebook from 0.6": ((0.0, 0.5), 0.6),
         "cubic to 0.75, codebook from 0.75": ((0.0, 0.75), 0.75),
+        "cubic to 0.75, codebook from 0.8": ((0.0, 0.75), 0.8),
         "cubic to 0.85, codebook from 0.85": ((0.0, 0.85), 0.85),
         "cubic to 0.9, codebook from 0.9": ((0.0, 0.9), 0.9),
     }.items():

@@ -90,6 +90,24 @@ def test_many_values_come_within_three_thousandths(name, size):
     assert optimum * (1 - 1e-6) <= error(values, fit_codebook(values, size)) <= optimum * 1.003
 
 
+@pytest.mark.parametrize("name", samples(1))
+def test_few_bins_a_code_suffice(monkeypatch, name):
+    monkeypatch.setattr(module, "_BINS", 256)
+    values = samples(10_000)[name]
+    assert error(values, fit_codebook(values, 32)) <= 1.003 * oracle_error(values, 32)
+
+
+def test_outliers_and_spikes_have_bins_of_their_own():
+    outliers = 1 + np.arange(1.0, 21.0)
+    ordered = np.sort(np.concatenate((np.linspace(0, 1, 8000), np.full(200_000, 0.3), outliers)))
+    runs = np.flatnonzero(np.append(True, np.diff(ordered) > 0))
+    begins = module._spaced(ordered, runs, 256)
+    assert len(begins) <= 256
+    assert set(outliers) <= set(ordered[begins])
+    spike = ordered.searchsorted(0.3)
+    assert {spike, spike + 200_000} <= set(begins)
+
+
 @pytest.mark.parametrize("name", ["laplace", "cauchy"])
 def test_distinct_values_within_the_bins_are_exact(name):
     values = samples(module._BINS)[name].repeat(3)
@@ -125,9 +143,16 @@ def test_scale_and_offset_do_not_matter():
     values = samples(2000)["cauchy"].double()
     centres = fit_codebook(values, 16)
     assert torch.equal(fit_codebook(values * 2.0**400, 16), centres * 2.0**400)
-    assert torch.equal(fit_codebook(values * 2.0**-400, 16), centres * 2.0**-400)
+    assert torch.equal(fit_codebook(values * 2.0**-900, 16), centres * 2.0**-900)
     integers = (values * 8).round()
     assert torch.equal(fit_codebook(integers + 2.0**30, 16).round(), (fit_codebook(integers, 16) + 2.0**30).round())
+
+
+@pytest.mark.parametrize("power", [90, -90])
+def test_float32_neither_overflows_nor_vanishes(power):
+    values = samples(module._BINS + 1000)["cauchy"]
+    values = values[values.abs() > 1e-3]  # no subnormal numbers at the smaller scale
+    assert torch.equal(fit_codebook(values * 2.0**power, 16), fit_codebook(values, 16) * 2.0**power)
 
 
 # --- values that already fit ------------------------------------------------------------------------------------------
@@ -187,13 +212,17 @@ def test_nearest_code_is_nearest_and_ties_go_down(array, codes):
     assert coded.tolist() == exact
 
 
-@given(st.floats(-1e308, 1e308), st.integers(1, 3))
-def test_neighbouring_float64_codes_keep_themselves(number, steps):
-    upper = number
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(number=st.floats(-3e38, 3e38, width=32), steps=st.integers(1, 4))
+def test_nearest_code_is_nearest_among_neighbouring_numbers(number, steps, dtype):
+    chain = [dtype(number)]
     for _ in range(steps):
-        upper = np.nextafter(upper, np.inf)
-    centres = torch.tensor([number, upper], dtype=torch.float64)
-    assert torch.equal(nearest_code(centres, centres), centres)
+        chain.append(np.nextafter(chain[-1], dtype(np.inf)))
+    centres = torch.from_numpy(np.array([chain[0], chain[-1]]))
+    coded = nearest_code(torch.from_numpy(np.array(chain)), centres)
+    low, high = Fraction(float(chain[0])), Fraction(float(chain[-1]))
+    below = [Fraction(float(v)) - low <= high - Fraction(float(v)) for v in chain]
+    assert coded.tolist() == [float(chain[0] if b else chain[-1]) for b in below]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -205,6 +234,8 @@ def test_strided_views_and_parameters_are_accepted(dtype):
     coded = nearest_code(view, centres)
     assert (coded.shape, coded.dtype) == (view.shape, dtype)
     assert torch.equal(coded, nearest_code(view.contiguous(), centres))
+    column = table[:, 1]
+    assert torch.equal(nearest_code(column, centres), nearest_code(column.contiguous(), centres))
     parameter = torch.nn.Parameter(table)
     assert not nearest_code(parameter, fit_codebook(parameter, 3)).requires_grad
 

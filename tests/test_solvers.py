@@ -159,3 +159,12 @@ def test_bad_settings_are_refused_and_good_ones_accepted():
     with pytest.raises(ValueError, match="keeps none"):
         ProjectedGradient(weights, Sparsity(0.1))
     assert ADMM(weights, Quantization(1), rho=0.01, every=1, ramp=Ramp(0, 0)).rho == 0.01
+
+
+def test_a_step_that_ruins_a_weight_is_noticed():
+    weights = parameters(1.0, 2.0)
+    solver = ProjectedGradient(weights, Sparsity(0.5))
+    with torch.no_grad():
+        weights["w"][0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"\['w'\] infinite or NaN"):
+        solver.step()

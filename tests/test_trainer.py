@@ -357,3 +357,13 @@ def test_a_run_shorter_than_its_schedule_warns_and_still_obeys(make_classifier, 
     with pytest.warns(UserWarning, match="made only 1 steps"):
         trainer.fit(*digits, nb_epochs=1)
     assert_obeys(trainer.get_classifier().model)
+
+
+def test_weights_that_a_step_ruins_are_put_back(make_classifier, digits):
+    classifier = make_classifier()
+    before = compressible(classifier.model).clone()
+    classifier.optimizer.param_groups[0]["lr"] = float("inf")
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch 1: the optimizer's step made"):
+        trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert torch.equal(classifier.model.fc.weight, before["fc.weight"])

@@ -308,3 +308,13 @@ class _AbsurdRateAfterFirst:
     def step(self):
         self.seen.append(weights(self.classifier))
         self.classifier.optimizer.param_groups[0]["lr"] = 1e30
+
+
+def test_weights_that_the_last_step_ruins_are_noticed(make_classifier, digits):
+    classifier = make_classifier()
+    before = weights(classifier)
+    classifier.optimizer.param_groups[0]["lr"] = float("inf")
+    trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+    with pytest.raises(FloatingPointError, match="epoch 1: the last step"):
+        trainer.fit(digits[0][:64] * 0 + 1, digits[1][:64], batch_size=64, nb_epochs=1)
+    assert torch.equal(weights(classifier), before)
