@@ -151,7 +151,8 @@ def _rounded_down(numbers: Floats, dtype: np.dtype[Any]) -> Floats:
 def _bounds(centres: Floats) -> Floats:
     """The largest value of each cell but the last: midpoints of the ascending centres, rounded down."""
     middle = centres[:-1].astype(np.float64) / 2 + centres[1:].astype(np.float64) / 2
-    # The midpoint of two neighbouring float64 numbers may round to the upper one, which is its own nearest code.
+    # Exact for the narrower dtypes. Between neighbouring float64 numbers the midpoint may round to the upper one, which
+    # is its own nearest code.
     bounds: Floats = np.nextafter(centres[1:], np.array(-np.inf, centres.dtype))
     np.minimum(bounds, _rounded_down(middle, centres.dtype), out=bounds)
     return bounds

@@ -102,7 +102,6 @@ class Experiment:
         """
         if (output / "metrics.json").exists() and not overwrite:
             raise FileExistsError(f"{output} holds the results of another run; choose another --output or --overwrite")
-        output.mkdir(parents=True, exist_ok=True)
         dataset = load(self.data, self.data_dir)
         self._check_fit(dataset)
         split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
@@ -112,16 +111,19 @@ class Experiment:
             "machine": _machine(),
             "data": _shares(dataset, split),
         }
-        rows: list[dict[str, Any]] = []
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "metrics.json").unlink(missing_ok=True)  # it says that the other files belong together
+        history = output / "history.jsonl"
+        history.write_text("")
         for kind in ("dense", "compressed") if self.dense else ("compressed",):
             if verbose:
                 Console(stderr=True).print(f"[bold]{kind}[/bold] network, {self.epochs} epochs")
-            classifier, history, seconds = self._trained(kind, dataset, split, verbose)
-            rows += [{"model": kind, **row} for row in history]
+            classifier, rows, seconds = self._trained(kind, dataset, split, verbose)
+            with history.open("a") as file:
+                file.writelines(json.dumps({"model": kind, **row}) + "\n" for row in rows)
             metrics[kind] = self._tested(classifier, dataset) | self._size(kind, classifier) | {"seconds": seconds}
             state = {name: tensor.contiguous() for name, tensor in classifier.model.state_dict().items()}
             save_file(state, output / f"{kind}.safetensors")
-        (output / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         Console().print(_table(metrics))
         return metrics

@@ -41,7 +41,7 @@ def make_classifier():
         torch.manual_seed(seed)
         model = Net() if model is None else model
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        settings = {"clip_values": (0.0, 1.0), "optimizer": optimizer} | options
+        settings = {"clip_values": (0.0, 1.0), "optimizer": optimizer, "device_type": "cpu"} | options
         return PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, **settings)
 
     return make

@@ -98,14 +98,22 @@ def test_few_bins_a_code_suffice(monkeypatch, name):
 
 
 def test_outliers_and_spikes_have_bins_of_their_own():
-    outliers = 1 + np.arange(1.0, 21.0)
-    ordered = np.sort(np.concatenate((np.linspace(0, 1, 8000), np.full(200_000, 0.3), outliers)))
+    outliers = 10_000.0 * np.arange(1, 21)
+    ordered = np.sort(np.concatenate((np.arange(8000.0), np.full(200_000, 2400.0), outliers)))
     runs = np.flatnonzero(np.append(True, np.diff(ordered) > 0))
     begins = module._spaced(ordered, runs, 256)
     assert len(begins) <= 256
     assert set(outliers) <= set(ordered[begins])
-    spike = ordered.searchsorted(0.3)
-    assert {spike, spike + 200_000} <= set(begins)
+    spike = ordered.searchsorted(2400.0)
+    assert {spike, spike + 200_001} <= set(begins)
+
+
+@pytest.mark.parametrize("name", ["cauchy", "mixture", "offset"])
+def test_the_widest_gaps_part_bins(name):
+    ordered = samples(10_000)[name].unique().numpy()
+    begins = module._spaced(ordered, np.arange(len(ordered)), 256)
+    widest = 1 + np.argsort(-np.diff(ordered))[:8]
+    assert set(widest) <= set(begins)
 
 
 @pytest.mark.parametrize("name", ["laplace", "cauchy"])
@@ -212,17 +220,26 @@ def test_nearest_code_is_nearest_and_ties_go_down(array, codes):
     assert coded.tolist() == exact
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(number=st.floats(-3e38, 3e38, width=32), steps=st.integers(1, 4))
-def test_nearest_code_is_nearest_among_neighbouring_numbers(number, steps, dtype):
-    chain = [dtype(number)]
+def chain(first, steps, dtype):
+    """Neighbouring floating-point numbers."""
+    numbers = [dtype(first)]
     for _ in range(steps):
-        chain.append(np.nextafter(chain[-1], dtype(np.inf)))
-    centres = torch.from_numpy(np.array([chain[0], chain[-1]]))
-    coded = nearest_code(torch.from_numpy(np.array(chain)), centres)
-    low, high = Fraction(float(chain[0])), Fraction(float(chain[-1]))
-    below = [Fraction(float(v)) - low <= high - Fraction(float(v)) for v in chain]
-    assert coded.tolist() == [float(chain[0] if b else chain[-1]) for b in below]
+        numbers.append(np.nextafter(numbers[-1], dtype(np.inf)))
+    return torch.from_numpy(np.array(numbers))
+
+
+@given(st.floats(-(2.0**120), 2.0**120, width=32), st.integers(1, 4))
+def test_midpoints_that_float32_cannot_hold_part_the_codes_exactly(first, steps):
+    values = chain(first, steps, np.float32)
+    low, high = Fraction(values[0].item()), Fraction(values[-1].item())
+    nearest = [low if Fraction(v) - low <= high - Fraction(v) else high for v in values.tolist()]
+    assert nearest_code(values, values[[0, -1]]).tolist() == nearest
+
+
+@given(st.floats(-1e308, 1e308), st.integers(1, 4))
+def test_neighbouring_float64_codes_keep_themselves(first, steps):
+    centres = chain(first, steps, np.float64)
+    assert torch.equal(nearest_code(centres, centres), centres)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -367,3 +367,16 @@ def test_weights_that_a_step_ruins_are_put_back(make_classifier, digits):
     with pytest.raises(FloatingPointError, match=r"epoch 1, batch 1: the optimizer's step made"):
         trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
     assert torch.equal(classifier.model.fc.weight, before["fc.weight"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("factored", [True, False])
+def test_fit_on_a_gpu_obeys_every_constraint(make_classifier, digits, factored):
+    classifier = make_classifier(device_type="gpu")
+    trainer = ATMCTrainer(classifier, art_pgd(classifier), CONSTRAINTS, factored=factored, verbose=False)
+    x, y = digits
+    trainer.fit(x[:300], y[:300], validation_data=(x[1500:], y[1500:]), nb_epochs=3, batch_size=64)
+    model = trainer.get_classifier().model
+    assert all(p.is_cuda for p in model.parameters())
+    assert_obeys(model)
