@@ -160,11 +160,18 @@ class Quantization(Constraint):
         values = coded[support]
         if values.numel() <= 2**self.bits:  # cannot hold more distinct values than entries
             return coded
-        start = None if near is None else near[near != 0].unique()
+        start = None if near is None else _codes(near)
         if start is not None and not 0 < start.numel() <= 2**self.bits:
             start = None
         coded[support] = nearest_code(values, fit_codebook(values, 2**self.bits, start=start))
         return coded
+
+
+def _codes(coded: Tensor) -> Tensor:
+    """The distinct non-zero values of a coded tensor, perhaps without the rarest: sorting every entry costs more than
+    the search that starts from them."""
+    values = coded[coded != 0]
+    return values[:: max(1, values.numel() // 65_536)].unique()
 
 
 def largest(magnitudes: Tensor, k: int) -> Tensor | None:

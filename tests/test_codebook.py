@@ -67,7 +67,7 @@ def samples(count):
 # --- the optimum ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float64, st.integers(1, 9), elements=elements), st.integers(1, 5))
 def test_error_is_the_least_over_all_partitions(array, size):
     values = torch.from_numpy(array)
@@ -75,7 +75,7 @@ def test_error_is_the_least_over_all_partitions(array, size):
     assert error(values, fit_codebook(values, size)) <= least * (1 + 1e-9) + 1e-12
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.float64, st.integers(10, 150), elements=elements), st.integers(1, 40))
 def test_few_values_reach_the_exact_optimum(array, size):
     values = torch.from_numpy(array)
@@ -169,7 +169,7 @@ def test_float32_neither_overflows_nor_vanishes(power):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("warm", [False, True])
 @given(array=arrays)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_values_within_the_size_come_back_bit_for_bit(array, dtype, warm):
     values = torch.from_numpy(array).to(dtype)
     start = torch.zeros(1, dtype=dtype) if warm else None
@@ -180,7 +180,7 @@ def test_values_within_the_size_come_back_bit_for_bit(array, dtype, warm):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(array=arrays, size=sizes)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_coding_twice_changes_nothing(array, size, dtype):
     values = torch.from_numpy(array).to(dtype)
     coded = nearest_code(values, fit_codebook(values, size))
@@ -191,7 +191,7 @@ def test_coding_twice_changes_nothing(array, size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(array=arrays, size=sizes)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_centres_ascend_and_keep_the_dtype(array, size, dtype):
     values = torch.from_numpy(array).to(dtype)
     before = values.clone()
@@ -212,6 +212,7 @@ def test_centres_ascend_and_keep_the_dtype(array, size, dtype):
     hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     hnp.arrays(np.float32, st.integers(1, 8), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
 )
+@settings(deadline=None)
 def test_nearest_code_is_nearest_and_ties_go_down(array, codes):
     centres = torch.from_numpy(np.unique(codes))
     coded = nearest_code(torch.from_numpy(array), centres)
@@ -229,6 +230,7 @@ def chain(first, steps, dtype):
 
 
 @given(st.floats(-(2.0**120), 2.0**120, width=32), st.integers(1, 4))
+@settings(deadline=None)
 def test_midpoints_that_float32_cannot_hold_part_the_codes_exactly(first, steps):
     values = chain(first, steps, np.float32)
     low, high = Fraction(values[0].item()), Fraction(values[-1].item())
@@ -237,6 +239,7 @@ def test_midpoints_that_float32_cannot_hold_part_the_codes_exactly(first, steps)
 
 
 @given(st.floats(-1e308, 1e308), st.integers(1, 4))
+@settings(deadline=None)
 def test_neighbouring_float64_codes_keep_themselves(first, steps):
     centres = chain(first, steps, np.float64)
     assert torch.equal(nearest_code(centres, centres), centres)
@@ -266,7 +269,7 @@ def test_nearest_code_of_no_values_is_empty():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(array=arrays, start=hnp.arrays(np.float32, st.integers(1, 6), elements=elements), spare=st.integers(0, 3))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_a_warm_start_never_ends_above_its_error(array, start, spare, dtype):
     values, former = torch.from_numpy(array).to(dtype), torch.from_numpy(start).to(dtype)
     size = len(former) + spare
