@@ -14,7 +14,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/ready
-	$(BIN)/art-atmc train --data digits --output runs/digits
+	$(BIN)/art-atmc train --data digits --output runs/digits --overwrite
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
