@@ -194,3 +194,25 @@ def test_a_density_that_keeps_nothing_is_refused():
 @given(constraints)
 def test_repr_rebuilds_the_constraint(constraint):
     assert eval(repr(constraint), {"Sparsity": Sparsity, "Quantization": Quantization}) == constraint
+
+
+def test_a_sample_that_misleads_falls_back_to_the_full_ranking():
+    """Large values exactly where the strided sample looks: its bound admits fewer than k entries."""
+    x = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    x[::3] += 10
+    k = 100_000
+    oracle = x.sort(descending=True, stable=True).indices[:k].sort().values
+    assert torch.equal(largest(x, k), oracle)
+
+
+def test_projection_near_a_point_starts_from_its_codes(monkeypatch):
+    import art_atmc.constraints as module
+
+    starts = []
+    fit = module.fit_codebook
+    monkeypatch.setattr(module, "fit_codebook", lambda v, n, start=None: starts.append(start) or fit(v, n, start=start))
+    weights = Weights({"w": torch.randn(500, generator=torch.Generator().manual_seed(0))})
+    near = Quantization(2).project(weights)
+    Quantization(2).project_near(weights.map(lambda t: t * 1.01), near)
+    assert starts[0] is None
+    assert torch.equal(starts[1], near["w"].unique())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from art.defences.preprocessor import FeatureSqueezing, LabelSmoothing
+from art.preprocessing.preprocessing import PreprocessorPyTorch
 from torch import nn
 
 from art_atmc.network import Network
@@ -82,3 +83,22 @@ def test_label_changing_preprocessing_is_refused(make_classifier, x):
     classifier = make_classifier(preprocessing_defences=LabelSmoothing())
     with pytest.raises(ValueError, match=r"LabelSmoothing.*changes labels"):
         Network(classifier, x[:2])
+
+
+class Shift(PreprocessorPyTorch):
+    """Adds one; in training only, or in prediction only."""
+
+    def __init__(self, apply_fit, apply_predict):
+        super().__init__(device_type="cpu", is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
+
+    def forward(self, x, y=None):
+        return x + 1, y
+
+
+@pytest.mark.parametrize(("in_training", "in_prediction"), [(True, False), (False, True), (True, True)])
+def test_preprocessing_is_applied_in_the_modes_that_it_is_for(make_classifier, x, in_training, in_prediction):
+    shift = Shift(apply_fit=in_training, apply_predict=in_prediction)
+    classifier = make_classifier(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), preprocessing_defences=shift)
+    network = Network(classifier, x[:2])
+    assert torch.allclose(network.train()(x), classifier.model(x + in_training), atol=1e-5)
+    assert torch.allclose(network.eval()(x), classifier.model(x + in_prediction), atol=1e-5)
