@@ -34,7 +34,7 @@ class Tightening:
     r"""When the constraints tighten, as shares of the run.
 
     Within ``support`` the density falls along a cubic from 1 to its target; from ``codebook`` on the codebook acts. The
-    default was chosen on validation data (docs/results). ``Tightening(support=(a, a), codebook=b)`` are the stages of
+    default was chosen on validation data (decision 0005). ``Tightening(support=(a, a), codebook=b)`` are the stages of
     the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
 
     :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
@@ -89,8 +89,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param trainer: any ART trainer round the same classifier, to be used in place of our loop.
     :param schedule: how the constraints tighten over the run.
     :param ignore: patterns of layers that stay dense, see :func:`~art_atmc.compressible`.
-    :param factored: train W = (I + U)V + C; with False the weights themselves. Factors pay at densities below about
-        0.01, see the method page.
+    :param factored: train W = (I + U)V + C; with False the weights themselves. What factors gain at which density was
+        measured, see the method page.
     :param solver: builds the solver of a constraint from (weights, constraint, ramp).
     :param seed: of our loop, see :class:`~art_atmc.ObjectiveTrainer`.
     :param verbose: show our loop's progress bars.
