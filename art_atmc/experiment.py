@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 from torch import nn
 
+from art_atmc import __version__
 from art_atmc.adversaries import PGD
 from art_atmc.batches import ArrayBatches, arrays
 from art_atmc.constraints import Constraint, Quantization, Sparsity
@@ -222,12 +223,13 @@ def _shares(dataset: Dataset, split: tuple[np.ndarray, ...]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    packages = ("art-atmc", "adversarial-robustness-toolbox", "torch", "numpy")
+    packages = ("adversarial-robustness-toolbox", "torch", "numpy")
     return {
         "python": platform.python_version(),
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "art-atmc": __version__,
         **{name: version(name) for name in packages},
     }
 
