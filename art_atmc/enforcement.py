@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from art_atmc.solvers import Solver
-from art_atmc.weights import Weights
 
 __all__ = ["enforced", "finalize", "projected"]
 
@@ -90,18 +89,17 @@ def projected(solvers: Sequence[Solver]) -> Iterator[dict[str, float]]:
 
     Yields ``violation``, the share :math:`\|w - P(w)\|^2 / \|w\|^2` that the projection takes away.
     """
-    held: list[tuple[Weights, Weights]] = [(s.weights, s.weights.clone()) for s in solvers]
+    # Solvers share tensors: each is held once.
+    tensors = {id(tensor): tensor.detach() for solver in solvers for tensor in solver.weights.values()}
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
     try:
         finalize(solvers)
-        yield {"violation": _moved(*held[0]) if held else 0.0}
+        moved = sum(float((tensor - before[key]).double().square().sum()) for key, tensor in tensors.items())
+        length = sum(float(tensor.double().square().sum()) for tensor in before.values())
+        yield {"violation": moved / length if length else 0.0}
     finally:
-        for weights, before in held:
-            weights.assign_(before)
-
-
-def _moved(now: Weights, before: Weights) -> float:
-    distance = sum(float((t.detach() - before[name]).double().square().sum()) for name, t in now.items())
-    return distance / max(sum(float(t.double().square().sum()) for t in before.values()), 1e-300)
+        for key, tensor in tensors.items():
+            tensor.copy_(before[key])
 
 
 def _check_trained(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> None:
