@@ -128,8 +128,8 @@ class Quantization(Constraint):
 
     Zero is a further, free value: zeros stay exactly zero. The projection replaces the non-zero entries of each tensor
     by the nearest centre of their one-dimensional k-means codebook: optimal up to 4096 distinct values, within 0.3 % of
-    the least error beyond them for 8 bits and 1 % for 10, and 5 to 45 % off above 10 bits. Tensors that already fit come
-    back bit for bit.
+    the least error beyond them for 8 bits and 1 % for 10, and 5 to 45 % off above 10 bits. Tensors that already fit
+    come back bit for bit.
 
     :param bits: b, an integer in 1..16.
     :raises ValueError: when ``bits`` is out of range.
