@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ class Constraint(abc.ABC):
     ``repr`` rebuilds the constraint. :meth:`relaxed` and :meth:`project_near` may be refined; the defaults are right
     for every set.
     """
+
+    coded: ClassVar[bool] = False
+    """Whether the set restricts which values weights take (a codebook, a grid), rather than which of them are zero.
+    Such a set is enforced by ADMM and acts late in the run, on a support that others have settled."""
+
+    api_version: ClassVar[int] = 1
+    """The version of this interface that the class was written for, see :mod:`art_atmc.plugins`. It stays 1 here, so
+    that a class which says nothing was written for the first one; one that needs a later version says so itself."""
 
     @abc.abstractmethod
     def project(self, weights: Weights) -> Weights:
@@ -140,6 +148,7 @@ class Quantization(Constraint):
     """
 
     bits: int
+    coded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:

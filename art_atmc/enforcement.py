@@ -77,7 +77,7 @@ def finalize(solvers: Sequence[Solver], rounds: int = 10) -> None:
     for _ in range(rounds):
         for solver in solvers:
             solver.finalize()
-        failing = [s.constraint for s in solvers if s.constraint.violation(s.weights) > 0]
+        failing = [s.constraint for s in solvers if not s.holds()]
         if not failing:
             return
     raise RuntimeError(f"these constraints do not hold together with the others: {failing}; drop one of them")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from art_atmc.constraints import Constraint
+from art_atmc.plugins import provider
 from art_atmc.weights import Weights
 
 __all__ = ["ADMM", "ProjectedGradient", "Ramp", "Solver"]
@@ -90,12 +91,11 @@ class Solver(abc.ABC):
         """After an optimizer step: count it and, every so often, enforce the constraint as it acts now.
 
         :raises FloatingPointError: when the step left a weight infinite or NaN.
+        :raises RuntimeError: when the constraint fails, see :func:`project`; the weights stay as they were.
         """
         self.steps += 1
         if self.steps % self.every == 0 and (acting := self.acting) is not None:
-            # A sum shows NaN and infinities in one pass; projecting them would hide where they came from.
-            if bad := [name for name, weight in self.weights.items() if not weight.detach().sum().isfinite()]:
-                raise FloatingPointError(f"the optimizer's step made {bad} infinite or NaN; lower the learning rate")
+            _require_finite(self.weights)  # projecting NaN or infinities would hide where they came from
             self.enforce(acting)
 
     @abc.abstractmethod
@@ -105,7 +105,14 @@ class Solver(abc.ABC):
     @final
     def finalize(self) -> None:
         """Put the weights on the constraint's set, in place. Feasible weights stay bit for bit."""
-        self.weights.assign_(self.constraint.project(self.weights.detach()))
+        self.weights.assign_(project(self.constraint, self.weights.detach()))
+
+    @final
+    def holds(self) -> bool:
+        """Whether the weights obey the constraint, P(w) = w."""
+        weights = self.weights.detach()
+        projected = project(self.constraint, weights)
+        return all(torch.equal(t, projected[name]) for name, t in weights.items())
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes over a run; with the weights themselves it suffices for an exact resume."""
@@ -127,7 +134,7 @@ class ProjectedGradient(Solver):
     """
 
     def enforce(self, constraint: Constraint) -> None:
-        self.weights.assign_(constraint.project(self.weights.detach()))
+        self.weights.assign_(project(constraint, self.weights.detach()))
 
 
 @final
@@ -167,11 +174,11 @@ class ADMM(Solver):
     def enforce(self, constraint: Constraint) -> None:
         weights = self.weights.detach()
         if self.copy is None or self.dual is None:
-            self.copy = constraint.project(weights)
+            self.copy = project(constraint, weights)
             self.dual = weights.map(torch.zeros_like)
             return
         shifted = weights.map(_where_nonzero, weights.map(torch.add, self.dual))
-        self.copy = constraint.project_near(shifted, self.copy)
+        self.copy = project(constraint, shifted, self.copy)
         self.dual = shifted.map(torch.sub, self.copy)
 
     @torch.no_grad()
@@ -204,3 +211,61 @@ class ADMM(Solver):
 
 def _where_nonzero(weight: Tensor, value: Tensor) -> Tensor:
     return torch.where(weight == 0, torch.zeros_like(value), value)
+
+
+def project(constraint: Constraint, weights: Weights, near: Weights | None = None) -> Weights:
+    """``constraint.project(weights)``, or ``project_near`` where there is a point nearby, looked at before it is used.
+
+    Constraints may be other people's code. What one returns is written nowhere unless it is a finite point of the same
+    names, shapes, dtypes and devices in tensors of its own.
+
+    :raises RuntimeError: naming the constraint, where it comes from and what it did.
+    :raises FloatingPointError: when the weights themselves are infinite or NaN.
+    """
+    versions = [tensor._version for tensor in weights.values()]
+    cause: Exception | None = None
+    try:
+        projected = constraint.project(weights) if near is None else constraint.project_near(weights, near)
+        offence = _offence(weights, projected)
+    except Exception as error:
+        cause, offence = error, f"raised {type(error).__name__}: {error}"
+    if untouched := [tensor._version for tensor in weights.values()] == versions:
+        if offence is None:
+            return projected
+        _require_finite(weights)
+    raise RuntimeError(
+        f"the constraint {constraint} of {provider(type(constraint))} {offence or 'changed its argument in place'}; "
+        f"the weights are {'as before its projection' if untouched else 'lost, as it changed them in place'}: check it "
+        "with art_atmc.testing.check_constraint and report it to its authors, or leave it out"
+    ) from cause
+
+
+def _offence(weights: Weights, projected: object) -> str | None:
+    """What is wrong with what a projection returned; None where nothing is."""
+    if not isinstance(projected, Weights):
+        return f"returned a {type(projected).__name__} in place of Weights"
+    if projected.keys() != weights.keys():
+        return f"returned the tensors {sorted(projected)} for {sorted(weights)}"
+    for name, tensor in weights.items():
+        other = projected[name]
+        if (other.shape, other.dtype, other.device) != (tensor.shape, tensor.dtype, tensor.device):
+            return f"returned {_kind(other)} for `{name}` of {_kind(tensor)}"
+        if other.data_ptr() == tensor.data_ptr() and tensor.numel():
+            return f"returned its argument for `{name}` in place of a new tensor"
+        if not _finite(other):
+            return f"returned NaN or infinite values for `{name}`"
+    return None
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+
+
+def _finite(tensor: Tensor) -> bool:
+    # A sum shows NaN and infinities in one pass; but a sum of finite half-precision values may be infinite too.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _require_finite(weights: Weights) -> None:
+    if bad := [name for name, tensor in weights.items() if not _finite(tensor.detach())]:
+        raise FloatingPointError(f"the optimizer's step made {bad} infinite or NaN; lower the learning rate")
