@@ -14,6 +14,7 @@ _HOMES = {
     "ATMCTrainer": "trainer",
     "Adversarial": "objectives",
     "CompressedClassifier": "classifier",
+    "CompressedModel": "artefact.model",
     "Constraint": "constraints",
     "ObjectiveTrainer": "training",
     "PGD": "adversaries",
@@ -35,6 +36,7 @@ __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from art_atmc.adversaries import PGD as PGD
+    from art_atmc.artefact.model import CompressedModel as CompressedModel
     from art_atmc.classifier import CompressedClassifier as CompressedClassifier
     from art_atmc.constraints import Constraint as Constraint
     from art_atmc.constraints import Quantization as Quantization

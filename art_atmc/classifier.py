@@ -127,12 +127,12 @@ def _options(classifier: PyTorchClassifier) -> dict[str, Any]:
         "clip_values": classifier.clip_values,
         "preprocessing_defences": classifier.preprocessing_defences,
         "postprocessing_defences": classifier.postprocessing_defences,
-        "preprocessing": _preprocessing(classifier),
+        "preprocessing": preprocessing(classifier),
         "device_type": "cpu" if classifier.device.type == "cpu" else "gpu",
     }
 
 
-def _preprocessing(classifier: PyTorchClassifier) -> Any:
+def preprocessing(classifier: PyTorchClassifier) -> Any:
     """The ``preprocessing`` argument; ART keeps it as an operation, which it takes back only in part."""
     operation = classifier.preprocessing
     mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)

@@ -7,15 +7,17 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
 from art.defences.trainer import Trainer
+from pydantic import JsonValue
 from sklearn.exceptions import NotFittedError
 
+from art_atmc.artefact.model import CompressedModel
 from art_atmc.classifier import CompressedClassifier
-from art_atmc.constraints import Constraint, Quantization
+from art_atmc.constraints import Constraint
 from art_atmc.decomposition import check_decomposable, decompose
 from art_atmc.enforcement import enforced, projected
 from art_atmc.objectives import Adversarial, Objective
@@ -65,8 +67,8 @@ class Tightening:
 
 
 def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
-    """ADMM for a codebook, projection after each step for everything else (ATMC, Algorithm 1)."""
-    if isinstance(constraint, Quantization):
+    """ADMM for a codebook or grid, projection after each step for everything else (ATMC, Algorithm 1)."""
+    if constraint.coded:
         return ADMM(weights, constraint, rho=0.1, every=10, ramp=ramp)
     return ProjectedGradient(weights, constraint, ramp=ramp)
 
@@ -187,6 +189,19 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             raise NotFittedError("there is no compressed classifier yet; call fit() first")
         return self._robust
 
+    def compress(
+        self, *, network: str | None = None, metrics: Mapping[str, JsonValue] | None = None
+    ) -> CompressedModel:
+        """The compressed classifier as a file to be: every constraint holds in it, exactly.
+
+        :param network: the network's name in :data:`art_atmc.networks.NETWORKS`, where it is one of them.
+        :param metrics: figures to keep in the file, such as accuracies.
+        :raises NotFittedError: before the first :meth:`fit`.
+        :raises ValueError: naming the constraints that do not hold, as after further training elsewhere.
+        """
+        classifier = self.get_classifier()
+        return CompressedModel.of(classifier, self.constraints, ignore=self.ignore, network=network, metrics=metrics)
+
     def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
         """The compressed classifier's outputs, shape (n, classes)."""
         return self.get_classifier().predict(x, **kwargs)
@@ -202,7 +217,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 decompose(proxy.model, self.ignore, proxy.optimizer)
         weights = compressible(classifier.model, self.ignore)
         ramps = self.schedule.support_ramp(steps), self.schedule.codebook_ramp(steps)
-        self.solvers = [self._solver(weights, c, ramps[isinstance(c, Quantization)]) for c in self.constraints]
+        self.solvers = [self._solver(weights, c, ramps[c.coded]) for c in self.constraints]
         with contextlib.ExitStack() as stack:
             stack.enter_context(enforced(optimizer, self.solvers))
             if isinstance(self.trainer, ObjectiveTrainer):
