@@ -33,3 +33,15 @@ def compare(benchmark):
         return a / b
 
     return run
+
+
+@pytest.fixture
+def report(benchmark):
+    """Print a measured figure beside the one to reach, and record both."""
+
+    def run(name: str, measured: float, to_reach: float, unit: str = "") -> None:
+        verdict = "reached" if measured <= to_reach else "MISSED"
+        print(f"\n{name}: {measured:.6g}{unit}, to reach {to_reach}{unit} ({verdict})")
+        benchmark.extra_info |= {"measured": measured, "to_reach": to_reach}
+
+    return run

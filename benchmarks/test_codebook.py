@@ -40,37 +40,31 @@ def error(values, centres):
     return float((values - nearest_code(values, centres)).square().sum())
 
 
-def report(benchmark, name, measured, to_reach, unit=""):
-    verdict = "reached" if measured <= to_reach else "MISSED"
-    print(f"\n{name}: {measured:.6g}{unit}, to reach {to_reach}{unit} ({verdict})")
-    benchmark.extra_info |= {"measured": measured, "to_reach": to_reach}
-
-
-def test_cold_seconds(benchmark):
+def test_cold_seconds(benchmark, report):
     values = laplace(10**6)
     benchmark.pedantic(fit_codebook, (values, CODES), rounds=5, warmup_rounds=1)
-    report(benchmark, "codebook of 10^6 values, 256 codes, cold", benchmark.stats.stats.median, 0.6, " s")
+    report("codebook of 10^6 values, 256 codes, cold", benchmark.stats.stats.median, 0.6, " s")
 
 
-def test_warm_seconds(benchmark):
+def test_warm_seconds(benchmark, report):
     values = laplace(10**6)
     start = fit_codebook(values, CODES)
     moved = values + 2e-4 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
     benchmark.pedantic(fit_codebook, (moved, CODES), {"start": start}, rounds=20, warmup_rounds=1)
-    report(benchmark, "codebook of 10^6 values, 256 codes, warm", 1e3 * benchmark.stats.stats.median, 25, " ms")
+    report("codebook of 10^6 values, 256 codes, warm", 1e3 * benchmark.stats.stats.median, 25, " ms")
     ratio = error(moved, fit_codebook(moved, CODES, start=start)) / error(moved, fit_codebook(moved, CODES))
     print(f"error of the warm codebook, values moved by 1 % of their scale: {ratio:.4f} of the cold one")
     benchmark.extra_info["warm_error"] = ratio
 
 
 @pytest.mark.parametrize(("warm", "to_reach"), [(False, 15), (True, 1)], ids=["cold", "warm"])
-def test_milliseconds_of_a_small_tensor(benchmark, warm, to_reach):
+def test_milliseconds_of_a_small_tensor(benchmark, report, warm, to_reach):
     values = laplace(5000)
     start = fit_codebook(values, 16) if warm else None
     moved = values * 1.001
     benchmark.pedantic(fit_codebook, (moved, 16), {"start": start}, rounds=20, warmup_rounds=1)
     name = f"codebook of 5000 values, 16 codes, {'warm' if warm else 'cold'}"
-    report(benchmark, name, 1e3 * benchmark.stats.stats.median, to_reach, " ms")
+    report(name, 1e3 * benchmark.stats.stats.median, to_reach, " ms")
 
 
 # Growth of the resident set to its peak, in a process of its own, so that memory of torch and numpy counts alike.
@@ -93,24 +87,24 @@ print((kilobytes("VmHWM") - before) / 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-def test_extra_megabytes(benchmark, warm):
+def test_extra_megabytes(benchmark, report, warm):
     def measure():
         script = MEMORY.format(warm=warm)
         return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
     megabytes = benchmark.pedantic(measure, rounds=1)
     name = f"codebook of 10^6 values, 256 codes, {'warm' if warm else 'cold'}, extra memory"
-    report(benchmark, name, megabytes, 64, " MB")
+    report(name, megabytes, 64, " MB")
 
 
 @pytest.mark.parametrize("size", [4, 16, CODES])
-def test_error_against_the_exact_optimum(benchmark, size):
+def test_error_against_the_exact_optimum(benchmark, report, size):
     ratios = {}
     for name, values in samples(10**5).items():
         optimum = error(values, kmeans1d.cluster(values.tolist(), size)[1])
         ratios[name] = error(values, fit_codebook(values, size)) / optimum
     print("\n" + ", ".join(f"{name} {ratio:.5f}" for name, ratio in ratios.items()))
-    report(benchmark, f"largest error over the exact optimum, 10^5 values, {size} codes", max(ratios.values()), 1.003)
+    report(f"largest error over the exact optimum, 10^5 values, {size} codes", max(ratios.values()), 1.003)
     benchmark.extra_info["ratios"] = ratios
     benchmark.pedantic(fit_codebook, (laplace(10**5), size), rounds=3)
 

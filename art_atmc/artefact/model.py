@@ -246,7 +246,7 @@ def _decoded(name: str, tensor: EncodedTensor) -> Tensor:
 
 
 def _check_hold(constraints: Sequence[Constraint], weights: Weights, remedy: str) -> None:
-    if failing := {c: v for c in constraints if (v := c.violation(weights)) > 0}:
+    if failing := {c: v for c in constraints if not (v := c.violation(weights)) <= 0}:  # NaN holds nothing
         distances = ", ".join(f"{c} (squared distance {v:.3g})" for c, v in failing.items())
         raise ValueError(f"the weights do not obey {distances}; {remedy}")
 

@@ -32,14 +32,14 @@ from art_atmc.weights import Factorization
 
 __all__ = ["MultiplyAdds", "multiply_adds", "optimized", "run_factors"]
 
-# Costs in multiply-adds of a dense layer, measured at batches of 1 and 64 on one core of an AMD EPYC (Zen 4), torch 2.13,
-# so that no plan that is taken was slower at either. A dense 500 x 800 layer takes 33 us at batch 1, 550 us at 64.
-CALL = 100_000  # a further torch call and its Python: 8 us at batch 1
-MOVE = 16  # one entry gathered or scattered: 0.2 to 0.7 ns in large batches
-ENTRY = 6  # one non-zero in compressed rows: 0.2 ns at batch 1, 0.11 ns an example at 64; pays below a density of 0.08
-UNEVEN = (
-    1.5  # each multiply-add of a convolution whose channels are no multiple of 16, as those that are left mostly are
-)
+# Costs in multiply-adds of a dense layer; measured on one core of an AMD EPYC (Zen 4) with torch 2.13, at batches of 1
+# and 64, such that no plan that is taken is slower at either. Inside LeNet, where caches are cold, a linear layer's
+# multiply-add takes 0.11 ns at batch 1; gathering and scattering cost 35 us a call, compressed rows 55 us.
+CALL = 100_000  # each further torch call
+ROWS = 5  # calls that compressed rows are as slow as
+ENTRY = 6  # each non-zero in compressed rows: 0.2 ns at batch 1, 0.11 ns an example at 64, where a dense one takes 0.02
+MOVE = 16  # each entry gathered or scattered: 0.2 to 0.7 ns in large batches
+UNEVEN = 1.5  # each multiply-add of a convolution whose channels are no multiple of 16, as few are after trimming
 POSITIONS = 16  # of a convolution that nothing is known of: a small one, where calls weigh most
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -137,11 +137,8 @@ def run_factors(model: nn.Module) -> nn.Module:
 
     def cheaper(name: str, layer: Layer) -> nn.Module | None:
         blocks = _factor_blocks(layer)
-        return (
-            Blocks(layer, blocks)
-            if blocks and sum(block.multiply_adds for block in blocks) < layer.weight.numel()
-            else None
-        )
+        pays = sum(block.multiply_adds for block in blocks) < layer.weight.numel()
+        return Blocks(layer, blocks) if blocks and pays else None
 
     return _replaced(model, cheaper)
 
@@ -168,7 +165,7 @@ def optimized(model: nn.Module, positions: Mapping[str, int] | None = None) -> n
     known = positions or {}
 
     def cheapest(name: str, layer: Layer) -> nn.Module | None:
-        call = CALL // known.get(name, POSITIONS if isinstance(layer, nn.Conv2d) else 1)
+        call = CALL // max(1, known.get(name, POSITIONS if isinstance(layer, nn.Conv2d) else 1))
         return min(_plans(layer, call), key=lambda plan: plan.cost).build()
 
     return recompose(_replaced(model, cheapest))
@@ -180,8 +177,11 @@ def _replaced(model: nn.Module, choose: Callable[[str, Layer], nn.Module | None]
     read = {child for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer) for child in m.children()}
     made: dict[nn.Module, nn.Module] = {}
     for name, layer in model.named_modules():
-        if layer not in read and _is_plain(layer) and (new := choose(f"{name}.weight".lstrip("."), layer)) is not None:
-            made[layer] = new.train(layer.training)
+        if layer not in read and _is_plain(layer):
+            with torch.no_grad(), parametrize.cached():  # forms a factored weight once
+                new = choose(f"{name}.weight".lstrip("."), layer)
+            if new is not None:
+                made[layer] = new.train(layer.training)
     for parent in list(model.modules()):
         for local, child in list(parent._modules.items()):
             if child in made:
@@ -215,7 +215,7 @@ def _plans(layer: Layer, call: int) -> Iterator[_Plan]:
             cost = sum(block.multiply_adds for block in blocks) + MOVE * moved + call * calls
             yield _Plan(cost * (UNEVEN if weight.dim() > 2 else 1), functools.partial(Blocks, layer, blocks))
     if isinstance(layer, nn.Linear) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
-        cost = ENTRY * int(weight.count_nonzero()) + 2 * call
+        cost = ENTRY * int(weight.count_nonzero()) + ROWS * call
         yield _Plan(cost, functools.partial(CompressedRows, weight, layer.bias))
 
 
