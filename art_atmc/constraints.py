@@ -31,7 +31,8 @@ class Constraint(abc.ABC):
 
     coded: ClassVar[bool] = False
     """Whether the set restricts which values weights take (a codebook, a grid), rather than which of them are zero.
-    Such a set is enforced by ADMM and acts late in the run, on a support that others have settled."""
+    Such a set is enforced by ADMM and acts late in the run, on a support that others have settled: its projection need
+    only be the nearest of the points with the zeros of w."""
 
     api_version: ClassVar[int] = 1
     """The version of this interface that the class was written for, see :mod:`art_atmc.plugins`. It stays 1 here, so
@@ -134,10 +135,11 @@ class Quantization(Constraint):
     .. math:: S = \{ w : |W_l|_0 \le 2^b \text{ for every } l \}, \qquad
               |M|_0 = \text{number of distinct non-zero values of } M
 
-    Zero is a further, free value: zeros stay exactly zero. The projection replaces the non-zero entries of each tensor
-    by the nearest centre of their one-dimensional k-means codebook: optimal up to 4096 distinct values, within 0.3 % of
-    the least error beyond them for 8 bits and 1 % for 10, and 5 to 45 % off above 10 bits. Tensors that already fit
-    come back bit for bit.
+    Zero is a further, free value. Zeros stay zero and no other entry becomes zero: which entries are, is for a sparsity
+    constraint to say, so this is the nearest of the points with the zeros of w, not of all of S. The projection
+    replaces the non-zero entries of each tensor by the nearest centre of their one-dimensional k-means codebook:
+    optimal up to 4096 distinct values, within 0.3 % of the least error beyond them for 8 bits and 1 % for 10, and 5 to
+    45 % off above 10 bits. Tensors that already fit come back bit for bit.
 
     :param bits: b, an integer in 1..16.
     :raises ValueError: when ``bits`` is out of range.
