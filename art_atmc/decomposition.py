@@ -7,7 +7,7 @@ Inside :func:`torch.nn.utils.parametrize.cached` it is formed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -113,6 +113,19 @@ def decompose(
         if optimizer is not None:
             _repoint(optimizer, own[name], factors)
     return model
+
+
+def factors_of(weights: Weights, factored: Collection[str] = ()) -> Weights:
+    """What :func:`decompose` will make of ``weights``, shapes without values; ``factored`` are those it has made."""
+    shapes: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if name.rpartition(".")[0] in factored:
+            shapes[name] = weight.detach().to("meta")
+        else:
+            form = LowRankPlusSparse(weight.shape)
+            parts = form.right_inverse(torch.empty_like(weight, device="meta"))
+            shapes |= {f"{name}.{factor}": part for factor, part in zip(form.names, parts, strict=True)}
+    return weights.like(shapes)
 
 
 def check_decomposable(model: nn.Module, weights: Weights) -> None:

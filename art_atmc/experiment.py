@@ -28,10 +28,11 @@ from art_atmc.data import Dataset, load, split_validation
 from art_atmc.network import Network
 from art_atmc.networks import NETWORKS
 from art_atmc.objectives import Adversarial, Problem
+from art_atmc.plugins import parse
 from art_atmc.size import paper_bits, tensor_sizes
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training import ObjectiveTrainer, accuracy
-from art_atmc.weights import Weights, compressible
+from art_atmc.weights import compressible
 
 __all__ = ["Experiment"]
 
@@ -56,8 +57,10 @@ class Experiment:
     test_max_iter: int | None = None
     norm: str = "inf"
     clean_share: float = 0.0
-    density: float = 0.05
-    bits: int = 4
+    density: float | None = None
+    bits: int | None = None
+    constraint: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     factored: bool = True
     epochs: int = 30
     batch_size: int = 64
@@ -68,7 +71,15 @@ class Experiment:
 
     def __post_init__(self) -> None:
         network, eps = DEFAULTS.get(self.data, (None, 8 / 255))
-        for name, value in (("network", network), ("eps", eps), ("test_max_iter", self.max_iter)):
+        defaults = {"network": network, "eps": eps, "test_max_iter": self.max_iter}
+        if not self.constraint:
+            defaults |= {"density": 0.05, "bits": 4}
+        elif not self.density is self.bits is None:
+            raise ValueError(
+                "give either `--constraint`, or `--density` and `--bits`, which stand for "
+                "--constraint sparsity:density=... --constraint quantization:bits=..."
+            )
+        for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.network not in NETWORKS:
@@ -83,6 +94,8 @@ class Experiment:
         self.attack(self.test_max_iter)
 
     def constraints(self) -> list[Constraint]:
+        if self.density is None or self.bits is None:
+            return [parse(text) for text in self.constraint]
         return [Sparsity(self.density), *([] if self.bits == 32 else [Quantization(self.bits)])]
 
     def attack(self, max_iter: int | None = None) -> PGD:
@@ -95,7 +108,7 @@ class Experiment:
         return PGD(self.eps, step, steps, float(self.norm))
 
     def run(self, output: Path, *, overwrite: bool = False, verbose: bool = True) -> dict[str, Any]:
-        """Train, test once, and write ``metrics.json``, ``history.jsonl`` and the weights.
+        """Train, test once, and write ``metrics.json``, ``history.jsonl`` and the networks.
 
         :param output: the folder; made where it is missing.
         :returns: the content of ``metrics.json``.
@@ -105,6 +118,7 @@ class Experiment:
             raise FileExistsError(f"{output} holds the results of another run; choose another --output or --overwrite")
         dataset = load(self.data, self.data_dir)
         self._check_fit(dataset)
+        self._trainer("compressed", dataset, verbose=False)  # refuses what does not fit before anything is trained
         split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
         metrics: dict[str, Any] = {
             "schema": 1,
@@ -119,12 +133,14 @@ class Experiment:
         for kind in ("dense", "compressed") if self.dense else ("compressed",):
             if verbose:
                 Console(stderr=True).print(f"[bold]{kind}[/bold] network, {self.epochs} epochs")
-            classifier, rows, seconds = self._trained(kind, dataset, split, verbose)
+            trainer = self._trainer(kind, dataset, verbose)
+            seconds = self._fit(trainer, split)
+            classifier = trainer.get_classifier()
             with history.open("a") as file:
-                file.writelines(json.dumps({"model": kind, **row}) + "\n" for row in rows)
-            metrics[kind] = self._tested(classifier, dataset) | self._size(kind, classifier) | {"seconds": seconds}
-            state = {name: tensor.contiguous() for name, tensor in classifier.model.state_dict().items()}
-            save_file(state, output / f"{kind}.safetensors")
+                file.writelines(json.dumps({"model": kind, **row}) + "\n" for row in trainer.history)
+            tested = self._tested(classifier, dataset)
+            metrics[kind] = tested | self._size(kind, classifier) | {"seconds": seconds}
+            metrics[kind]["file_bytes"] = self._save(trainer, tested, output / kind)
         (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         Console().print(_table(metrics))
         return metrics
@@ -139,31 +155,36 @@ class Experiment:
                 f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}"
             )
 
-    def _trained(
-        self, kind: str, dataset: Dataset, split: tuple[np.ndarray, ...], verbose: bool
-    ) -> tuple[PyTorchClassifier, list[dict[str, float]], float]:
-        x_train, y_train, x_val, y_val = split
+    def _trainer(self, kind: str, dataset: Dataset, verbose: bool) -> ObjectiveTrainer | ATMCTrainer:
         torch.manual_seed(self.seed)  # the same initial weights for both networks
         assert self.network is not None
         model = NETWORKS[self.network](dataset.nb_classes)
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
         classifier = PyTorchClassifier(
             model,
             nn.CrossEntropyLoss(),
             dataset.x_train.shape[1:],
             dataset.nb_classes,
-            optimizer=optimizer,
+            optimizer=torch.optim.SGD(model.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4),
             clip_values=dataset.clip_values,
             preprocessing=None,
         )
         objective = Adversarial(self.attack(), self.clean_share)
-        trainer: ObjectiveTrainer | ATMCTrainer
         if kind == "dense":
-            trainer = ObjectiveTrainer(classifier, objective, seed=self.seed, verbose=verbose)
-        else:
-            trainer = ATMCTrainer(
-                classifier, objective, self.constraints(), factored=self.factored, seed=self.seed, verbose=verbose
-            )
+            return ObjectiveTrainer(classifier, objective, seed=self.seed, verbose=verbose)
+        return ATMCTrainer(
+            classifier,
+            objective,
+            self.constraints(),
+            ignore=self.ignore,
+            factored=self.factored,
+            seed=self.seed,
+            verbose=verbose,
+        )
+
+    def _fit(self, trainer: ObjectiveTrainer | ATMCTrainer, split: tuple[np.ndarray, ...]) -> float:
+        """Train; returns the seconds it took."""
+        x_train, y_train, x_val, y_val = split
+        optimizer = trainer.classifier.optimizer
         started = time.perf_counter()
         trainer.fit(
             x_train,
@@ -173,7 +194,15 @@ class Experiment:
             batch_size=self.batch_size,
             scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs),
         )
-        return trainer.get_classifier(), trainer.history, round(time.perf_counter() - started, 1)
+        return round(time.perf_counter() - started, 1)
+
+    def _save(self, trainer: ObjectiveTrainer | ATMCTrainer, tested: dict[str, Any], path: Path) -> int:
+        """Write the network, dense or compressed, and return the size of the file."""
+        if isinstance(trainer, ATMCTrainer):
+            return trainer.compress(network=self.network, metrics=tested).save(path.with_suffix(".atmc"))
+        state = {name: tensor.contiguous() for name, tensor in trainer.get_classifier().model.state_dict().items()}
+        save_file(state, path.with_suffix(".safetensors"))
+        return path.with_suffix(".safetensors").stat().st_size
 
     def _tested(self, classifier: PyTorchClassifier, dataset: Dataset) -> dict[str, Any]:
         """The one use of the test data."""
@@ -192,21 +221,19 @@ class Experiment:
         }
 
     def _size(self, kind: str, classifier: PyTorchClassifier) -> dict[str, Any]:
-        weights = compressible(classifier.model)
-        sizes = tensor_sizes(weights)
-        figures: dict[str, Any] = {
-            "nnz": weights.nnz(),
-            "dense_size": weights.dense_size,
-            "paper_bits": 32 * weights.dense_size if kind == "dense" else self._bits(weights),
+        weights = compressible(classifier.model, self.ignore if kind == "compressed" else ())
+        figures: dict[str, Any] = {"nnz": weights.nnz(), "dense_size": weights.dense_size}
+        if kind == "dense":
+            return figures | {"paper_bits": 32 * weights.dense_size}
+        constraints = self.constraints()
+        budgets = [c.budget(weights) for c in constraints if isinstance(c, Sparsity)]
+        bits = paper_bits(weights) if any(c.coded for c in constraints) else 32 * weights.nnz()
+        return figures | {
+            "k": budgets[0] if budgets else weights.dense_size,
+            "paper_bits": bits,
+            "paper_ratio": bits / (32 * weights.dense_size),
+            "tensors": [dataclasses.asdict(size) for size in tensor_sizes(weights)],
         }
-        if kind == "compressed":
-            figures["k"] = Sparsity(self.density).budget(weights)
-            figures["paper_ratio"] = figures["paper_bits"] / (32 * weights.dense_size)
-            figures["tensors"] = [dataclasses.asdict(size) for size in sizes]
-        return figures
-
-    def _bits(self, weights: Weights) -> int:
-        return 32 * weights.nnz() if self.bits == 32 else paper_bits(weights)
 
     def _settings(self) -> dict[str, Any]:
         return _jsonable(dataclasses.asdict(self)) | {"constraints": [repr(c) for c in self.constraints()]}
@@ -245,9 +272,9 @@ def _table(metrics: dict[str, Any]) -> Table:
     table = Table(
         title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
         f"{attack['max_iter']} steps, norm {attack['norm']}",
-        caption="codes: most non-zero values in a tensor; size: without positions",
+        caption="codes: most non-zero values in a tensor; paper: its count, without positions",
     )
-    for column in ("network", "clean", "robust", "non-zeros", "codes", "size", "seconds"):
+    for column in ("network", "clean", "robust", "non-zeros", "codes", "paper", "file", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for kind in ("dense", "compressed"):
         if kind in metrics:
@@ -260,6 +287,7 @@ def _table(metrics: dict[str, Any]) -> Table:
                 f"{row['nnz']:,}",
                 codes,
                 f"{row['paper_bits'] / 8000:,.1f} kB",
+                f"{row['file_bytes'] / 1000:,.1f} kB",
                 f"{row['seconds']:,.0f}",
             )
     return table

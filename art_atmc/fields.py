@@ -189,6 +189,4 @@ def _tuple(text: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     items = split_items(text[1:-1] if bracketed else text)
     if args[1:] == (...,):
         args = args[:1] * len(items)
-    if len(items) != len(args):
-        raise ValueError(f"{text!r} has {len(items)} items in place of {len(args)}")
     return tuple(typed(item, kind) for item, kind in zip(items, args, strict=True))

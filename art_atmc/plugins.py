@@ -46,7 +46,7 @@ class Plugin:
 
     @property
     def class_name(self) -> str:
-        return self.target.partition(":")[2].partition("[")[0].strip()
+        return self.target.partition(":")[2]
 
     @property
     def ours(self) -> bool:
@@ -201,7 +201,8 @@ def _registered(distribution: metadata.Distribution) -> list[Plugin]:
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         version = distribution.version
         points = distribution.entry_points.select(group=GROUP)
-        return [Plugin(point.name, name, version, point.value) for point in points]
+        # A target may be followed by extras in brackets, which nothing uses any more.
+        return [Plugin(point.name, name, version, re.sub(r"\s|\[.*", "", point.value)) for point in points]
     except Exception as error:
         folder = str(distribution.locate_file(""))
         name = getattr(getattr(distribution, "_path", None), "name", folder)
@@ -301,4 +302,4 @@ def _cause(error: BaseException) -> str:
 
 
 def _root(path: str) -> str:
-    return path.partition(":")[0].partition(".")[0].strip()
+    return path.partition(":")[0].partition(".")[0]

@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from art_atmc.artefact.model import CompressedModel
 from art_atmc.classifier import CompressedClassifier
 from art_atmc.constraints import Constraint
-from art_atmc.decomposition import check_decomposable, decompose
+from art_atmc.decomposition import check_decomposable, decompose, decomposed, factors_of
 from art_atmc.enforcement import enforced, projected
 from art_atmc.objectives import Adversarial, Objective
 from art_atmc.solvers import ADMM, ProjectedGradient, Ramp, Solver
@@ -137,10 +137,11 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         self._solver = solver
         self._robust: CompressedClassifier | None = None
         weights = compressible(classifier.model, self.ignore)
-        for constraint in constraints:
-            constraint.check(weights)
         if factored:
             check_decomposable(classifier.model, weights)
+            weights = factors_of(weights, decomposed(classifier.model))
+        for constraint in constraints:
+            constraint.check(weights)
 
     @property
     def history(self) -> list[dict[str, float]]:

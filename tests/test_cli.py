@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from art_atmc import CompressedModel
 from art_atmc.cli import main
+from art_atmc.data import load
 from art_atmc.experiment import Experiment
 from art_atmc.networks import NETWORKS
 
@@ -23,6 +25,22 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 def art_atmc(*arguments):
     command = [sys.executable, "-W", "error", "-m", "art_atmc.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs one command in this process, with the exit status it must have, and returns its output."""
+
+    def run_command(*arguments, status=0):
+        monkeypatch.setattr(sys, "argv", ["art-atmc", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        assert end.value.code == status, printed.err
+        return printed
+
+    return run_command
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +89,86 @@ def test_history_has_a_line_an_epoch(run):
 
 def test_weights_on_disk_are_those_that_were_counted(run):
     metrics = json.loads((run[1] / "metrics.json").read_text())
-    state = load_file(run[1] / "compressed.safetensors")
-    factors = [t for name, t in state.items() if "parametrizations" in name]
-    assert sum(int(t.count_nonzero()) for t in factors) == metrics["compressed"]["nnz"]
+    small = CompressedModel.load(run[1] / "compressed.atmc")
+    small.verify()
+    assert small.weights().nnz() == metrics["compressed"]["nnz"]
+    assert small.manifest.metrics["robust_accuracy"] == metrics["compressed"]["robust_accuracy"]
+    assert metrics["compressed"]["file_bytes"] == (run[1] / "compressed.atmc").stat().st_size
+    assert metrics["dense"]["file_bytes"] == (run[1] / "dense.safetensors").stat().st_size
     dense = NETWORKS["digits-cnn"](10)
     dense.load_state_dict(load_file(run[1] / "dense.safetensors"))
+
+
+def test_the_accuracy_in_the_file_is_that_of_the_file(run):
+    data = load("digits")
+    classifier = CompressedModel.load(run[1] / "compressed.atmc").classifier(device_type="cpu")
+    accuracy = (classifier.predict(data.x_test).argmax(1) == data.y_test).mean()
+    assert accuracy == json.loads((run[1] / "metrics.json").read_text())["compressed"]["clean_accuracy"]
+
+
+def test_inspect_shows_sizes_beside_the_real_bytes(run, command):
+    shown = command("inspect", run[1] / "compressed.atmc", "--verify")
+    assert "weights obey Sparsity(density=0.1), Quantization(bits=4)" in shown.err
+    size = f"{(run[1] / 'compressed.atmc').stat().st_size:,}"
+    for part in ("layers.fc1.weight", "paper", "payload", size, "digits-cnn"):
+        assert part in shown.out
+    report = json.loads(command("inspect", run[1] / "compressed.atmc", "--json").out)
+    assert report["totals"]["file_bytes"] == (run[1] / "compressed.atmc").stat().st_size
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt", "npz"])
+def test_export_writes_what_others_read(run, command, tmp_path, suffix):
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript")
+    kind = {"onnx": "onnx", "pt": "state-dict", "npz": "npz"}[suffix]
+    output = tmp_path / f"model.{suffix}"
+    shown = command("export", run[1] / "compressed.atmc", "--output", output, "--format", kind)
+    assert f"{output.stat().st_size:,} bytes" in shown.out
+    if suffix == "pt":
+        NETWORKS["digits-cnn"](10).load_state_dict(torch.load(output, weights_only=True))
+
+
+def test_bench_times_the_ways_to_run(run, command):
+    rows = json.loads(command("bench", run[1] / "compressed.atmc", "--json", "--seconds", 0.01).out)
+    assert {row["batch_size"] for row in rows} == {1, 64}
+    assert "dense torch" in command("bench", run[1] / "compressed.atmc", "--seconds", 0.01).out
+
+
+def test_network_of_ones_own_is_built_from_its_name(run, command, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from art_atmc.networks import lenet\n")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "model.onnx"
+    for network, message in (
+        ("mine:lenet", "does not fit the compressed model"),
+        ("mine:nothing", "can't be imported"),
+        ("mine", "must be package.module:function"),
+    ):
+        arguments = ("export", run[1] / "compressed.atmc", "--output", output, "--network", network)
+        assert message in command(*arguments, status=2).err
+
+
+def test_files_that_are_none_end_in_one_sentence(command, tmp_path):
+    (tmp_path / "x.atmc").write_bytes(b"no such thing")
+    for name, message in (("x.atmc", "no art-atmc file"), ("y.atmc", "No such file")):
+        assert message in command("inspect", tmp_path / name, status=2).err
+
+
+def test_plugins_are_listed_shown_and_checked(command):
+    assert "sparsity" in command("plugins", "list").out
+    names = {row["name"] for row in json.loads(command("plugins", "list", "--json").out)}
+    assert {"sparsity", "quantization"} <= names
+    assert "density: float" in command("plugins", "info", "sparsity").out
+    assert "Sparsity(density=0.3) obeys" in command("plugins", "check", "sparsity:density=0.3").out
+    assert "installed are" in command("plugins", "info", "nothing", status=2).err
+
+
+def test_constraints_by_name_are_those_of_the_options(tmp_path):
+    settings = {"data": "digits", "epochs": 1, "dense": False}
+    named = Experiment(constraint=("sparsity:density=0.1", "quantization:bits=3"), ignore=("layers.fc2",), **settings)
+    assert named.constraints() == Experiment(density=0.1, bits=3, **settings).constraints()
+    metrics = named.run(tmp_path, verbose=False)
+    assert metrics["settings"]["constraints"] == ["Sparsity(density=0.1)", "Quantization(bits=3)"]
+    assert "layers.fc2.weight.V" not in {tensor["name"] for tensor in metrics["compressed"]["tensors"]}
 
 
 def test_results_are_not_overwritten_unasked(run):
@@ -95,8 +188,8 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
         )
         metrics = experiment.run(tmp_path / name, verbose=False)
         assert "dense" not in metrics
-        results.append(load_file(tmp_path / name / "compressed.safetensors"))
-    assert all(torch.equal(t, results[1][name]) for name, t in results[0].items())
+        results.append((tmp_path / name / "compressed.atmc").read_bytes())
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +203,10 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
         (("--network", "lenet"), "takes images of shape (1, 28, 28), but digits holds (1, 8, 8)"),
         (("--epochs", "0"), "`--epochs`"),
         (("--clean-share", "1"), "`clean_share`"),
+        (("--constraint", "sparsity:density=0.1", "--bits", "4"), "either `--constraint`, or `--density`"),
+        (("--constraint", "sparsity:densty=0.1"), "did you mean `density`"),
+        (("--constraint", "sparsty:density=0.1"), "`sparsity`"),
+        (("--ignore", "fc9"), "match no weight"),
         (("--data", "mnist"), "--data-dir"),
         (("--data", "nowhere.npz", "--network", "lenet"), "nowhere.npz"),
     ],
@@ -153,7 +250,7 @@ def test_public_names_are_all_there():
     assert {
         "ATMCTrainer", "ObjectiveTrainer", "Adversarial", "TRADES", "PGD", "Constraint", "Sparsity", "Quantization",
         "Solver", "ProjectedGradient", "ADMM", "enforced", "decompose", "recompose", "compressible",
-        "CompressedClassifier",
+        "CompressedClassifier", "CompressedModel",
     } <= set(art_atmc.__all__)  # fmt: skip
     with pytest.raises(AttributeError, match="no attribute 'Sparsty'"):
         art_atmc.Sparsty

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from art_atmc import compressible, decompose, recompose
-from art_atmc.decomposition import LowRankPlusSparse, decomposed
+from art_atmc.decomposition import LowRankPlusSparse, decomposed, factors_of
 
 LAYERS = {
     "linear": (nn.Linear(5, 3), (2, 5)),
@@ -179,3 +179,13 @@ def test_tied_weights_are_refused_with_both_names():
         decompose(model)
     untied = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     assert len(decomposed(decompose(untied))) == 2
+
+
+def test_shapes_of_factors_are_known_before_they_are_made():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(5, 9))
+    decompose(model, ignore=["2"])
+    before = factors_of(compressible(model), decomposed(model))
+    after = compressible(decompose(model))
+    assert {name: t.shape for name, t in before.items()} == {name: t.shape for name, t in after.items()}
+    assert before.dense_size == after.dense_size
+    assert all(t.is_meta for t in before.values())

@@ -85,6 +85,12 @@ def test_examples_for_art_users_run() -> None:
     run("docs/art.md", (DOCS / "art.md").read_text(), at_least=3)
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_page_on_the_compressed_file_runs_and_prints_what_it_shows() -> None:
+    pytest.importorskip("onnxscript")
+    run("docs/artefact.md", (DOCS / "artefact.md").read_text(), at_least=8)
+
+
 @pytest.mark.parametrize("printed", ["robust 0.2, nnz 7\n", "robust 0.7, nnz 8\n", "clean 0.7, nnz 7\n", ""])
 def test_output_that_differs_is_noticed(printed: str) -> None:
     block = Block(0, "", "robust 0.7, nnz 7\n")
@@ -107,10 +113,12 @@ def test_every_option_of_the_command_line_is_in_the_reference() -> None:
     from art_atmc.cli import app
 
     reference = (DOCS / "reference.md").read_text()
-    group: Any = typer.main.get_command(app)
-    options = [o for p in group.commands["train"].params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
-    assert len(options) > 15
-    assert not [option for option in options if f"`{option}`" not in reference]
+    commands: list[Any] = [typer.main.get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    options = [o for c in commands for p in c.params for o in [*p.opts, *p.secondary_opts] if o.startswith("--")]
+    assert len(options) > 25
+    assert not [option for option in options if f"{option}`" not in reference]
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

@@ -203,7 +203,7 @@ def test_our_names_and_classes_stay_ours(install):
 
 
 def test_two_names_of_one_class_are_no_clash(install):
-    install("acme", {"clip": "acme_clip:Clip", "clamp": "acme_clip:Clip"}, {"acme_clip": GOOD})
+    install("acme", {"clip": "acme_clip:Clip", "clamp": "acme_clip : Clip [extra]"}, {"acme_clip": GOOD})
     assert plugins.from_repr("Clip(1.0)") == plugins.load("clamp")(1.0)
 
 
@@ -267,7 +267,7 @@ class Everything(Constraint):
     flag: bool = False
     title: str = "none"
     limit: Optional[int] = None  # noqa: UP045
-    either: Union[int, float, str] = 0  # noqa: UP007
+    either: Union[str, int, float] = 0  # noqa: UP007
     shape: tuple[int, ...] = ()
     pair: tuple[int, float] = (1, 1.0)
     kind: Literal["row", 2] = "row"

@@ -4,7 +4,6 @@ import copy
 import io
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -14,12 +13,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from art_atmc import decompose, recompose
+from art_atmc import decompose
 from art_atmc.artefact import structure
 from art_atmc.artefact.layers import Blocks, CompressedRows
 from art_atmc.artefact.structure import MultiplyAdds, multiply_adds, optimized, run_factors
 from art_atmc.decomposition import decomposed
-from art_atmc.networks import lenet
 
 
 def masked(layer: nn.Module, rows: float, channels: float, entries: float, seed: int = 0) -> nn.Module:
@@ -477,10 +475,13 @@ def test_counting_leaves_the_model_as_it_was():
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_optimizing_a_deep_network_warns_of_nothing():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        net = recompose(decompose(lenet()))
-        masked(net.layers.fc1, 1.0, 1.0, 0.01)
-        assert isinstance(optimized(net.eval()).layers.fc1, CompressedRows)
-        assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+def test_factors_without_products_run_as_one_layer():
+    """U is empty, so (I + U) V is V: no second layer for the identity."""
+    layer = decompose(nn.Linear(40, 10))
+    with torch.no_grad():
+        layer.parametrizations.weight.original1[:, 25:] = 0
+    x = torch.randn(3, 40)
+    expected = layer(x)
+    run = run_factors(nn.Sequential(layer))
+    assert [tuple(p.shape) for p in run.parameters()] == [(10, 25), (10,)]
+    torch.testing.assert_close(run(x), expected)

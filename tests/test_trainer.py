@@ -380,3 +380,22 @@ def test_fit_on_a_gpu_obeys_every_constraint(make_classifier, digits, factored):
     model = trainer.get_classifier().model
     assert all(p.is_cuda for p in model.parameters())
     assert_obeys(model)
+
+
+def test_constraints_judge_the_factors_before_anything_is_changed(make_classifier):
+    @dataclass(frozen=True)
+    class WholeWeights(Constraint):
+        """Refuses factors, as a set of rows would."""
+
+        def project(self, weights):
+            return weights.clone()
+
+        def check(self, weights):
+            if sum(t.numel() for t in weights.values()) != weights.dense_size:
+                raise ValueError("rows of factors are no rows of W; pass factored=False")
+
+    classifier = make_classifier()
+    with pytest.raises(ValueError, match="factored=False"):
+        ATMCTrainer(classifier, PGD(0.1, 0.05, 1), [WholeWeights()])
+    assert not decomposed(classifier.model)
+    ATMCTrainer(classifier, PGD(0.1, 0.05, 1), [WholeWeights()], factored=False)

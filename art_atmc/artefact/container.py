@@ -15,8 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import threading
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, final
 
@@ -27,12 +30,14 @@ from pydantic import Field, ValidationError
 from art_atmc.artefact.encoding import DTYPES, EncodedTensor
 from art_atmc.artefact.manifest import Manifest, Record
 
-__all__ = ["Entry", "Index", "read", "replace_file", "serialized", "write"]
+__all__ = ["Entry", "Index", "check_names", "read", "replace_file", "serialized", "write"]
 
 KEY: Final = "art-atmc"
 VERSION: Final = 1
-MAX_HEADER: Final = 16 << 20
-MAX_INDEX: Final = 64 << 20
+MAX_HEADER: Final = 1 << 20  # a hundred times what networks of a thousand layers take; checking more could take seconds
+MAX_INDEX: Final = 1 << 20
+MAX_DIMENSIONS: Final = 64
+MAX_ERRORS: Final = 100
 
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**48)]
 
@@ -42,7 +47,7 @@ class Entry(Record):
     """How one tensor is encoded; the fields of :class:`~art_atmc.artefact.encoding.EncodedTensor`."""
 
     dtype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]
-    shape: list[Count]
+    shape: Annotated[list[Count], Field(max_length=MAX_DIMENSIONS)]
     bytes: Count
     nnz: Count | None = None
     codes: Count | None = None
@@ -87,7 +92,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     :raises OSError: when it can't be written; ``path`` is as it was then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -101,14 +106,20 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def serialized(manifest: Manifest, index: Index, payload: bytes) -> bytes:
-    """The bytes of the file; the same for the same content."""
-    text = manifest.model_dump_json()
-    packed = zlib.compress(index.model_dump_json(exclude_defaults=True).encode(), level=9)
-    return safetensors.numpy.save(
+    """The bytes of the file; the same for the same content.
+
+    :raises ValueError: when :func:`read` would refuse the file for the length of its manifest or index.
+    """
+    text, names = manifest.model_dump_json(), index.model_dump_json(exclude_defaults=True).encode()
+    packed = zlib.compress(names, level=9)
+    data = safetensors.numpy.save(
         {"index": np.frombuffer(packed, np.uint8), "payload": np.frombuffer(payload, np.uint8)},
         # One key, as safetensors writes several in random order.
         {KEY: f"{VERSION} {_digest(text, packed, payload)} {text}"},
     )
+    if int.from_bytes(data[:8], "little") > MAX_HEADER or len(names) >= MAX_INDEX:
+        raise ValueError(f"manifest and index must each stay below {MAX_INDEX} bytes; keep fewer metrics or tensors")
+    return data
 
 
 def read(path: Path, max_bytes: int) -> tuple[Manifest, Index, dict[str, EncodedTensor]]:
@@ -122,7 +133,8 @@ def read(path: Path, max_bytes: int) -> tuple[Manifest, Index, dict[str, Encoded
     if size > max_bytes:
         raise ValueError(f"{path} is larger than {max_bytes} bytes; raise `max_bytes` if you trust it")
     try:
-        return _parsed(path.read_bytes(), max_bytes)
+        with path.open("rb") as file:
+            return _parsed(file.read(size), max_bytes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -154,8 +166,8 @@ def _container(data: bytes) -> tuple[dict[str, str], dict[str, bytes]]:
         raise ValueError("this is no art-atmc file, or it was cut off")
     try:
         arrays = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError):
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError, RecursionError):
         raise ValueError("this is no art-atmc file, or it was cut off") from None
     return metadata, {name: bytes(array["data"]) for name, array in arrays.items()}
 
@@ -175,6 +187,8 @@ def _validated(kind: type[Any], text: bytes, name: str) -> Any:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:  # to list them takes longer than to find them
+            raise ValueError(f"its {name} is wrong in {error.error_count()} places") from None
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"its {name} is wrong at `{where}`: {first['msg']}") from None
@@ -188,18 +202,32 @@ def _tensors(index: Index, payload: bytes, max_bytes: int) -> dict[str, EncodedT
         place += entry.bytes
         fields = entry.model_dump(exclude={"bytes", "shape"})
         tensors[name] = EncodedTensor(shape=tuple(entry.shape), record=record, **fields)
-        dense += tensors[name].dense_bytes
+        # Torch reckons with the other sides also where one is empty.
+        dense += math.prod(max(1, side) for side in entry.shape) * DTYPES[entry.dtype].itemsize
     if place != len(payload):
         raise ValueError("its index and its payload are of different lengths")
     if dense > max_bytes:
         raise ValueError(
             f"its tensors take {dense} bytes of memory, more than {max_bytes}; raise `max_bytes` if you trust it"
         )
-    missing = {*index.compressed, *index.tied.values()} - tensors.keys()
-    missing |= {f"{name}.{factor}" for name in index.factored for factor in "UVC"} - tensors.keys()
-    if missing:
-        raise ValueError(f"its index names tensors that it does not hold: {sorted(missing)[:5]}")
+    check_names(index)
     return tensors
+
+
+def check_names(index: Index) -> None:
+    """Refuse an index that names what it does not hold, or one thing twice, with a ``ValueError``."""
+    names, tied, compressed = index.tensors.keys(), index.tied.keys(), {*index.compressed}
+    factors = {name: {f"{name}.{factor}" for factor in "UVC"} for name in index.factored}
+    every = {name for group in factors.values() for name in group}
+    if missing := (compressed | every | {*index.tied.values()}) - names:
+        raise ValueError(f"its index names tensors that it does not hold: {sorted(missing)[:5]}")
+    below = {name for name in names | tied if name.rpartition(".")[0] in factors}
+    clashing = (names & tied) | (factors.keys() & (names | tied)) | (below - every) | (every & {*index.tied.values()})
+    clashing |= {name for group in (index.factored, index.compressed) for name, n in Counter(group).items() if n > 1}
+    if clashing:
+        raise ValueError(f"its index says two things of each of these names: {sorted(clashing)[:5]}")
+    if parted := [name for name, group in factors.items() if group & compressed and group - compressed]:
+        raise ValueError(f"its index lets the constraints hold for some factors only of {parted[:5]}")
 
 
 def _digest(text: str, packed: bytes, payload: bytes) -> str:

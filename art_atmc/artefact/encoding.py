@@ -141,13 +141,18 @@ def decode(encoded: EncodedTensor) -> Tensor:
     if length > len(encoded.record):
         raise ValueError("it ends early")
     plain, stream = np.frombuffer(encoded.record[:length], word), SymbolReader(encoded.record[length:])
+    if dtype == torch.bool and (plain > 1).any():
+        raise ValueError("its truth values are neither 0 nor 1")
     support: Any = slice(nnz)
     if encoded.gaps:
         support = _positions(stream, encoded)
         if support[-1] >= count:
             raise ValueError("its positions leave the tensor")
     if encoded.codes is not None:
-        plain = plain[stream.symbols(nnz, encoded.codes)]
+        codes = stream.symbols(nnz, encoded.codes)
+        if codes.max() >= encoded.codes:  # the second symbol of an alphabet of one
+            raise ValueError("its codes are broken")
+        plain = plain[codes]
     stream.finish()
     words = np.zeros(count, word)
     words[support] = plain
@@ -254,7 +259,7 @@ def _check_counts(encoded: EncodedTensor, count: int, nnz: int) -> None:
     if (
         not 0 <= nnz <= count
         or not 0 <= encoded.shift <= MAX_SHIFT
-        or not (nnz <= encoded.gaps <= 2 * count if scattered else encoded.gaps == 0)
+        or not (nnz <= encoded.gaps <= nnz + count // ESCAPE if scattered else encoded.gaps == 0)
         or not (encoded.codes is None or 0 < encoded.codes <= min(nnz, MAX_CODES))
     ):
         raise ValueError("it announces more or other entries than its shape can hold")

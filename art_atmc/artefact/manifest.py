@@ -19,6 +19,7 @@ __all__ = ["Manifest", "classifier_options", "manifest"]
 DEFENCES: Final = ("preprocessing_defences", "postprocessing_defences")  # arbitrary code, which no file of ours holds
 
 Limit: TypeAlias = float | list[float]
+Size: TypeAlias = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Record(BaseModel):
@@ -45,8 +46,8 @@ class Manifest(Record):
     constraints: list[str]
     ignore: list[str]
     network: str | None
-    input_shape: list[Annotated[int, Field(gt=0)]]
-    nb_classes: Annotated[int, Field(gt=0)]
+    input_shape: list[Size]
+    nb_classes: Size
     clip_values: tuple[Limit, Limit] | None
     channels_first: bool
     preprocessing: tuple[Limit, Limit] | None

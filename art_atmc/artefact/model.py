@@ -15,8 +15,8 @@ from art.estimators.classification import PyTorchClassifier
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from art_atmc.artefact.container import Entry, Index, read, serialized, write
-from art_atmc.artefact.encoding import EncodedTensor, decode, encode
+from art_atmc.artefact.container import Entry, Index, check_names, read, serialized, write
+from art_atmc.artefact.encoding import DTYPES, EncodedTensor, decode, encode
 from art_atmc.artefact.manifest import Manifest, classifier_options
 from art_atmc.artefact.manifest import manifest as describe
 from art_atmc.artefact.state import differences, plain, stored, tied, torch_names
@@ -100,10 +100,10 @@ class CompressedModel:
             tied=ties,
             positions=_positions(classifier),
         )
+        check_names(index)
         made = cls(describe(classifier, constraints, ignore, network, metrics), index, MappingProxyType(tensors))
         if network is not None:
-            with torch.device("meta"):
-                made._check_fits(made._built(), f"the network `{network}`")
+            made._check_network()
         return made
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -145,6 +145,7 @@ class CompressedModel:
         :raises ValueError: when the module's parameters are others, all differences named; it is unchanged then.
         """
         if module is None:
+            self._check_network()  # first, since a wrong number of classes may ask for any amount of memory
             with torch.random.fork_rng(devices=[]):
                 module = self._built()
         self._check_fits(module, "the module")
@@ -229,6 +230,10 @@ class CompressedModel:
             raise ValueError(f"there is no network `{self.manifest.network}`; the names are {', '.join(NETWORKS)}")
         return NETWORKS[self.manifest.network](self.manifest.nb_classes)
 
+    def _check_network(self) -> None:
+        with torch.device("meta"):
+            self._check_fits(self._built(), f"the network `{self.manifest.network}`")
+
     def _check_fits(self, module: nn.Module, what: str) -> None:
         """Compare names, shapes, types and ties before anything is decoded."""
         expected = {name: t.like for name, t in self.tensors.items() if self.owner(name) == name}
@@ -257,7 +262,8 @@ def _check_factors(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
         rows, columns = C.shape[:1], (math.prod(C.shape[1:]),)
         square = min(rows, columns)
         shapes = (square * 2, rows + columns) if rows <= columns else (rows + columns, square * 2)
-        if len(C.shape) < 2 or (U.shape, V.shape) != shapes or not U.dtype == V.dtype == C.dtype:
+        fit = (U.shape, V.shape) == shapes and U.dtype == V.dtype == C.dtype
+        if len(C.shape) < 2 or not fit or not DTYPES[C.dtype].is_floating_point:
             raise ValueError(f"the factors of `{name}` do not fit one another")
 
 

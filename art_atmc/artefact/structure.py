@@ -250,7 +250,8 @@ def _factor_blocks(layer: Layer) -> list[Block]:
         return []
     kernel = _occupied(first.reshape(-1, *C.shape[1:])[meeting])
     mixing = _occupied(second[:, meeting])
-    blocks = [Block(mixing.outputs, kernel.inputs, kernel.kernel, mixing.kernel)]
+    plain = torch.equal(mixing.kernel, identity[: len(mixing.kernel), : mixing.kernel.shape[1]])  # nothing is mixed
+    blocks = [Block(mixing.outputs, kernel.inputs, kernel.kernel, None if plain else mixing.kernel)]
     return [*blocks, _occupied(C)] if C.any() else blocks
 
 
