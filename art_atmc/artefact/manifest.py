@@ -65,7 +65,8 @@ class Manifest(Record):
                 text = ", ".join(map(str, value))
             else:
                 text = "" if value is None else str(value)
-            table.add_row(name.replace("_", " "), text)
+            if text:
+                table.add_row(name.replace("_", " "), text)
         return table
 
 
@@ -82,6 +83,8 @@ def manifest(
     clip, standard = _plain_numbers(classifier.clip_values), _plain_numbers(standardised)
     supplied += [] if classifier.clip_values is None or clip else ["clip_values"]
     supplied += [] if standardised is None or standard else ["preprocessing"]
+    if standard == (0.0, 1.0):  # ART's default, which changes nothing
+        standard = None
     packages = ("art-atmc", "adversarial-robustness-toolbox", "torch", "numpy", "constriction", "safetensors")
     return Manifest(
         constraints=[repr(c) for c in constraints],

@@ -124,7 +124,7 @@ class CompressedModel:
         :raises ValueError: when it is no such file, is damaged, or was written by a newer version.
         """
         manifest, index, tensors = read(Path(path), max_bytes)
-        _check_factors(index, tensors)
+        _check_kinds(index, tensors)
         return cls(manifest, index, MappingProxyType(tensors))
 
     @property
@@ -256,7 +256,10 @@ def _check_hold(constraints: Sequence[Constraint], weights: Weights, remedy: str
         raise ValueError(f"the weights do not obey {distances}; {remedy}")
 
 
-def _check_factors(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
+def _check_kinds(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
+    """Refuse factors that have no product, and weights that are no real numbers."""
+    if whole := [name for name in index.compressed if not DTYPES[tensors[name].dtype].is_floating_point]:
+        raise ValueError(f"constraints hold for floating-point weights only, not for {whole[:5]}")
     for name in index.factored:
         U, V, C = (tensors[f"{name}.{factor}"] for factor in LowRankPlusSparse.names)
         rows, columns = C.shape[:1], (math.prod(C.shape[1:]),)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import safetensors.torch
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -90,7 +90,7 @@ class Report:
     def totals(self) -> dict[str, float]:
         """Sums over the weights, and what the file is measured against."""
         compressed = [tensor for weight in self.weights for tensor in weight.tensors]
-        every = [*compressed, *self.others]
+        every = self._every()
         bound, codebooks = sum(t.bound_bytes for t in every), sum(t.codebook_bytes for t in every)
         return {
             "nnz": sum(t.nnz for t in compressed),
@@ -111,31 +111,34 @@ class Report:
         return json.dumps(dataclasses.asdict(self) | {"totals": self.totals}, indent=2)
 
     def table(self) -> Table:
-        """For a terminal: a row for each weight with its factors below it, then the sums."""
-        table = Table(title=_title(self), caption="sizes in bytes; bound: entropy + codebooks; paper: no positions")
-        for column in ("weight", "shape", "non-zeros", "values", "rank", "mult-adds", "paper", "bound", "payload"):
-            table.add_column(column, justify="left" if column == "weight" else "right", overflow="fold")
-        for weight in self.weights:
-            rank, counts = weight.rank, (weight.sparse_multiply_adds, weight.multiply_adds)
-            adds = "" if counts[0] is None else "{:,}/{:,}".format(*counts)
-            table.add_row(weight.name, _shape(weight.shape), *_cells(weight.tensors, rank, adds))
-            if len(weight.tensors) > 1:
-                for tensor in weight.tensors:
-                    table.add_row(
-                        f"  {tensor.name[-1]}", _shape(tensor.shape), *_cells((tensor,), None, ""), style="dim"
-                    )
-        table.add_section()
-        size = sum(t.payload_bytes for t in self.others)
-        table.add_row(
-            f"{len(self.others)} others", *[""] * 6, f"{sum(t.bound_bytes for t in self.others):,.0f}", f"{size:,}"
-        )
+        """For a terminal: a row for each weight, below it its factors where several hold entries, then the sums."""
         total = self.totals
-        table.add_row(
-            "in all", "", f"{total['nnz']:,}", "", "",
-            f"{total['sparse_multiply_adds']:,}/{total['multiply_adds']:,}", f"{total['paper_bytes']:,.0f}",
-            f"{total['bound_bytes'] + total['codebook_bytes']:,.0f}", f"{total['payload_bytes']:,}",
-        )  # fmt: skip
+        ratio = total["multiply_adds"] / max(total["sparse_multiply_adds"], 1)
+        table = Table(
+            title=f"file {self.file_bytes:,} bytes, 1/{total['dense_to_file']:.0f} of the dense "
+            f"{self.dense_file_bytes:,}; multiply-adds 1/{ratio:.0f}",
+            caption="sizes in bytes; paper: its count, without positions; bound: entropy + codebooks",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in ("weight", "shape", "nnz", "codes", "rank", "madds", "paper", "bound", "payload"):
+            table.add_column(column, justify="left" if column == "weight" else "right", no_wrap=column != "weight")
+        for weight in self.weights:
+            table.add_row(*_row(weight.name.removesuffix(".weight"), weight.shape, weight.tensors, weight))
+            held = [tensor for tensor in weight.tensors if tensor.nnz]
+            for tensor in held if len(held) > 1 else ():
+                table.add_row(*_row(f"  {tensor.name[-1]}", tensor.shape, (tensor,)), style="dim")
+        table.add_section()
+        raw = sum(t.payload_bytes for t in self.others)
+        bound = sum(t.bound_bytes + t.codebook_bytes for t in self.others)
+        table.add_row("others", *[""] * 6, f"{bound:,.0f}", f"{raw:,}")
+        size = f"{total['bound_bytes'] + total['codebook_bytes']:,.0f}", f"{total['payload_bytes']:,}"
+        adds = _thousands(total["sparse_multiply_adds"])
+        table.add_row("in all", "", f"{total['nnz']:,}", "", "", adds, f"{total['paper_bytes']:,.0f}", *size)
         return table
+
+    def _every(self) -> list[TensorReport]:
+        return [*(tensor for weight in self.weights for tensor in weight.tensors), *self.others]
 
 
 def report(model: CompressedModel) -> Report:
@@ -201,29 +204,22 @@ def _rank(U: Tensor, V: Tensor) -> int:
     return int(torch.linalg.matrix_rank(torch.linalg.qr(tall, mode="r").R))
 
 
-def _title(report: Report) -> str:
-    return (
-        f"file {report.file_bytes:,} bytes, 1/{report.dense_file_bytes / report.file_bytes:.0f} of the dense "
-        f"{report.dense_file_bytes:,}"
-    )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _cells(tensors: tuple[TensorReport, ...], rank: int | None, multiply_adds: str) -> list[str]:
-    total = functools.partial(_total, tensors)
+def _row(
+    name: str, shape: tuple[int, ...], tensors: tuple[TensorReport, ...], weight: WeightReport | None = None
+) -> list[str]:
+    adds = None if weight is None else weight.sparse_multiply_adds
     return [
-        f"{total('nnz'):,}",
+        name,
+        "x".join(map(str, shape)),
+        f"{sum(t.nnz for t in tensors):,}",
         str(max(t.distinct for t in tensors)),
-        "" if rank is None else str(rank),
-        multiply_adds,
-        f"{total('paper_bits') / 8:,.0f}",
-        f"{total('bound_bytes') + total('codebook_bytes'):,.0f}",
-        f"{total('payload_bytes'):,}",
+        "" if weight is None or weight.rank is None else str(weight.rank),
+        "" if adds is None else _thousands(adds),
+        f"{sum(t.paper_bits for t in tensors) / 8:,.0f}",
+        f"{sum(t.bound_bytes + t.codebook_bytes for t in tensors):,.0f}",
+        f"{sum(t.payload_bytes for t in tensors):,}",
     ]
 
 
-def _total(tensors: tuple[TensorReport, ...], field: str) -> Any:
-    return sum(getattr(tensor, field) for tensor in tensors)
+def _thousands(count: float) -> str:
+    return f"{count:,.0f}" if count < 10_000 else f"{count / 1000:,.0f} k"

@@ -119,9 +119,10 @@ def run_factors(model: nn.Module) -> nn.Module:
     :math:`W = (I + U) V + C` becomes a layer with the kernel :math:`V_{R \cdot}`, one with the matrix
     :math:`(I + U)_{\cdot R}` and one with C, each without its empty rows and unused input channels, where
 
-    .. math:: |R|\,|J_V| + |I_U|\,|R| + |I_C|\,|J_C| < m\,n
+    .. math:: |R|\,|J_V| + |I_U|\,|R| + |I_C|\,|J_C| < |I_W|\,|J_W|
 
-    and the like for :math:`W = U (I + V) + C`. The parameters are blocks of the factors, bit for bit, and of the
+    with I the rows of a matrix that are not empty and J the inputs that it uses, and the like for
+    :math:`W = U (I + V) + C`. The parameters are blocks of the factors, bit for bit, and of the
     identity; other layers stay factored. For inference: the new layers ask for no gradient.
 
     :param model: a network with decomposed ``nn.Linear`` or ``nn.Conv2d`` layers, see :func:`art_atmc.decompose`.
@@ -130,14 +131,16 @@ def run_factors(model: nn.Module) -> nn.Module:
 
     >>> from art_atmc import decompose
     >>> layer = decompose(nn.Linear(100, 50))
-    >>> _ = layer.parametrizations.weight.original1.data[3:].zero_()    # three rows of V are left
+    >>> form = layer.parametrizations.weight
+    >>> _ = form.original1.data[3:].zero_()                             # three rows of V are left,
+    >>> _ = form.original0.data[:, :3].fill_(0.5)                       # of which U makes all rows of W
     >>> [tuple(p.shape) for p in run_factors(layer).parameters()]       # V; I + U and the bias
-    [(3, 100), (3, 3), (3,)]
+    [(3, 100), (50, 3), (50,)]
     """
 
     def cheaper(name: str, layer: Layer) -> nn.Module | None:
         blocks = _factor_blocks(layer)
-        pays = sum(block.multiply_adds for block in blocks) < layer.weight.numel()
+        pays = sum(block.multiply_adds for block in blocks) < _occupied(layer.weight.detach()).multiply_adds
         return Blocks(layer, blocks) if blocks and pays else None
 
     return _replaced(model, cheaper)
@@ -250,8 +253,7 @@ def _factor_blocks(layer: Layer) -> list[Block]:
         return []
     kernel = _occupied(first.reshape(-1, *C.shape[1:])[meeting])
     mixing = _occupied(second[:, meeting])
-    plain = torch.equal(mixing.kernel, identity[: len(mixing.kernel), : mixing.kernel.shape[1]])  # nothing is mixed
-    blocks = [Block(mixing.outputs, kernel.inputs, kernel.kernel, None if plain else mixing.kernel)]
+    blocks = [Block(mixing.outputs, kernel.inputs, kernel.kernel, mixing.kernel)]
     return [*blocks, _occupied(C)] if C.any() else blocks
 
 
