@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 # Small networks run many times slower on torch's default threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint types docs bench tox clean
+.PHONY: demo test test-plugins test-slow lint types docs bench tox clean
+
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
 # The stamp says for which pyproject.toml and constraints.txt the environment was made.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
 	touch $@
 
 demo: $(VENV)/ready
@@ -18,6 +20,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+test-plugins: $(VENV)/ready
+	$(BIN)/python -m pytest plugins
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
@@ -28,6 +33,7 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
+	for plugin in plugins/*/src/*; do $(BIN)/mypy $$plugin || exit 1; done
 
 docs: $(VENV)/ready
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -21,6 +21,7 @@ from art_atmc.constraints import Constraint
 from art_atmc.decomposition import check_decomposable, decompose, decomposed, factors_of
 from art_atmc.enforcement import enforced, projected
 from art_atmc.objectives import Adversarial, Objective
+from art_atmc.plugins import parse
 from art_atmc.solvers import ADMM, ProjectedGradient, Ramp, Solver
 from art_atmc.training import ObjectiveTrainer, check_classifier
 from art_atmc.weights import Weights, compressible
@@ -86,8 +87,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param classifier: an ART ``PyTorchClassifier`` with an optimizer. It is trained in place, as by ART's trainers.
     :param attack: an ART evasion attack, one of our adversaries, or an objective built on one; not needed with
         ``trainer``.
-    :param constraints: what the weights must obey, such as ``[Sparsity(density=0.05), Quantization(bits=4)]``; one of
-        a kind.
+    :param constraints: what the weights must obey, such as ``[Sparsity(density=0.05), Quantization(bits=4)]``, or by
+        name, as in ``["sparsity:density=0.05"]`` (:func:`art_atmc.plugins.parse`); one of a kind.
     :param trainer: any ART trainer round the same classifier, to be used in place of our loop.
     :param schedule: how the constraints tighten over the run.
     :param ignore: patterns of layers that stay dense, see :func:`~art_atmc.compressible`.
@@ -105,7 +106,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         self,
         classifier: Any,
         attack: Any = None,
-        constraints: Sequence[Constraint] = (),
+        constraints: Sequence[Constraint | str] = (),
         *,
         trainer: Trainer | None = None,
         schedule: Tightening | None = None,
@@ -116,7 +117,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         verbose: bool = True,
     ) -> None:
         check_classifier(classifier)
-        _check_constraints(constraints)
+        self.constraints = _constraints(constraints)
         super().__init__(classifier)
         if (attack is None) == (trainer is None):
             raise TypeError("give either an `attack`, which our loop trains against, or a `trainer` that has its own")
@@ -129,7 +130,6 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 f"{type(trainer).__name__}; build both with one PyTorchClassifier"
             )
         self.trainer = trainer
-        self.constraints = tuple(constraints)
         self.schedule = schedule or Tightening()
         self.ignore = tuple(ignore)
         self.factored = factored
@@ -140,7 +140,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         if factored:
             check_decomposable(classifier.model, weights)
             weights = factors_of(weights, decomposed(classifier.model))
-        for constraint in constraints:
+        for constraint in self.constraints:
             constraint.check(weights)
 
     @property
@@ -242,11 +242,14 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             )
 
 
-def _check_constraints(constraints: Sequence[Constraint]) -> None:
-    if isinstance(constraints, Constraint):
-        raise TypeError(f"`constraints` must be a list, got {constraints}; write constraints=[{constraints}]")
+def _constraints(given: Sequence[Constraint | str]) -> tuple[Constraint, ...]:
+    """The constraints, those by name built."""
+    if isinstance(given, Constraint | str):
+        raise TypeError(f"`constraints` must be a list, got {given!r}; write constraints=[{given!r}]")
+    constraints = [parse(c) if isinstance(c, str) else c for c in given]
     if strangers := [type(c).__name__ for c in constraints if not isinstance(c, Constraint)]:
         raise TypeError(f"`constraints` must hold Constraint objects such as Sparsity(density=0.05), got {strangers}")
     kinds = [type(c) for c in constraints]
     if double := sorted({k.__name__ for k in kinds if kinds.count(k) > 1}):
         raise ValueError(f"the constraints contradict one another: more than one {double}; give one of a kind")
+    return tuple(constraints)

@@ -241,7 +241,7 @@ def test_constraints_that_cannot_be_met_are_refused_before_training(make_classif
     ("arguments", "message"),
     [
         ({"constraints": Sparsity(0.1)}, "must be a list"),
-        ({"constraints": ["sparsity"]}, "Constraint objects"),
+        ({"constraints": [0.05]}, "Constraint objects"),
         ({"attack": None}, "either an `attack`"),
         ({"attack": "pgd"}, "ART evasion attack"),
         ({"attack": None, "trainer": "madry"}, "ART trainer"),
@@ -399,3 +399,12 @@ def test_constraints_judge_the_factors_before_anything_is_changed(make_classifie
         ATMCTrainer(classifier, PGD(0.1, 0.05, 1), [WholeWeights()])
     assert not decomposed(classifier.model)
     ATMCTrainer(classifier, PGD(0.1, 0.05, 1), [WholeWeights()], factored=False)
+
+
+def test_constraints_may_be_given_by_name(make_classifier):
+    trainer = ATMCTrainer(make_classifier(), PGD(0.1, 0.05, 1), ["sparsity:density=0.1", Quantization(bits=4)])
+    assert trainer.constraints == (Sparsity(density=0.1), Quantization(bits=4))
+    with pytest.raises(ValueError, match="installed are"):
+        ATMCTrainer(make_classifier(), PGD(0.1, 0.05, 1), ["sparseness:density=0.1"])
+    with pytest.raises(TypeError, match="write constraints="):
+        ATMCTrainer(make_classifier(), PGD(0.1, 0.05, 1), "sparsity:density=0.1")
