@@ -50,12 +50,13 @@ def test_file_against_the_entropy_bound(benchmark, report, tmp_path, network, de
     report("(file - 4 KB) / bound", (size - 4096) / bound, 1.03)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.05], ids=["V", "UVC"])
 @pytest.mark.parametrize(("network", "density", "bits"), SIZES)
-def test_onnx_against_the_file(benchmark, report, tmp_path, network, density, bits):
+def test_onnx_against_the_file(benchmark, report, tmp_path, network, density, bits, spread):
     pytest.importorskip("onnx")
     from art_atmc.artefact.onnx import export
 
-    model = compressed(network, density, bits)
+    model = compressed(network, density, bits, spread)
     benchmark.pedantic(export, (model, tmp_path / "model.onnx"), rounds=1)
     onnx, atmc = (tmp_path / "model.onnx").stat().st_size, model.save(tmp_path / "model.atmc")
     report(f"{network} {density} {bits} bits: ONNX {onnx} bytes over .atmc {atmc}", onnx / atmc, 1.8)
