@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks run many times slower on torch's default threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-plugins test-slow lint types docs bench tox clean
+.PHONY: demo test test-plugins test-slow fuzz lint types docs bench tox clean
 
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
@@ -26,6 +26,10 @@ test-plugins: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
+
+# A thousand mutants take about eight seconds.
+fuzz: $(VENV)/ready
+	$(BIN)/python tests/fuzz.py --mutants 100000 --seed 0
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -140,6 +140,8 @@ def decode(encoded: EncodedTensor) -> Tensor:
     length = (nnz if encoded.codes is None else encoded.codes) * word.itemsize
     if length > len(encoded.record):
         raise ValueError("it ends early")
+    if not (encoded.gaps or encoded.codes or length == len(encoded.record)):
+        raise ValueError("it holds more words than entries")
     plain, stream = np.frombuffer(encoded.record[:length], word), SymbolReader(encoded.record[length:])
     if dtype == torch.bool and (plain > 1).any():
         raise ValueError("its truth values are neither 0 nor 1")
