@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from art.estimators.classification import PyTorchClassifier
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from art_atmc import CompressedModel, Quantization, Sparsity, compressible, decompose
 from art_atmc.networks import digits_cnn, lenet
@@ -135,6 +137,23 @@ class Mixed(nn.Module):
         return self.head((x + self.grouped(x)).flatten(1))
 
 
+class Sequence(nn.Module):
+    """Linear layers and attention on sequences, whose weights exporters transpose, and parameters of common names."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(32, 128)
+        self.attention = nn.MultiheadAttention(128, 4, batch_first=True)
+        self.head = nn.Linear(128, 10)
+        for name in ("zero", "first", "last", "U0", "sum0"):
+            self.register_parameter(name, nn.Parameter(torch.linspace(1, 2, 10)))
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return (self.head(x.mean(1)) * self.zero + self.first) * self.last + self.U0 * self.sum0
+
+
 def compressed(model, input_shape, *, factored=True, spread=0.02, density=0.05, bits=4, network=None):
     torch.manual_seed(0)
     for module in model.modules():
@@ -170,6 +189,7 @@ CASES = {
     "lenet, no U and C": lambda: (compressed(lenet(), (1, 28, 28), spread=0, density=0.01), lenet),
     "lenet, plain": lambda: (compressed(lenet(), (1, 28, 28), factored=False), lenet),
     "mixed": lambda: (compressed(Mixed(), (1, 8, 8), density=0.2, bits=8), Mixed),
+    "sequence": lambda: (compressed(Sequence(), (16, 32), density=0.2, bits=8), Sequence),
     "low rank": lambda: (compressed(low_rank(digits_cnn()), (1, 8, 8), spread=0, density=0.9), digits_cnn),
 }
 
@@ -200,6 +220,7 @@ def test_graph_is_standard_and_bare(exported):
     assert {node.domain for node in proto.graph.node} == {""}
     assert [entry.domain for entry in proto.opset_import] == [""]
     assert not proto.metadata_props
+    assert not proto.graph.value_info
     assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
     assert b"/" not in proto.producer_name.encode()
     assert [value.name for value in proto.graph.input] == ["input"]
@@ -211,38 +232,57 @@ def test_file_is_small(exported, tmp_path):
     assert path.stat().st_size <= 1.9 * small.save(tmp_path / "model.atmc") + 2000
 
 
-def test_low_rank_layers_run_their_factors(exported, request):
-    _, _, path = exported
-    matrices = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(path).graph.node)
+def test_factors_run_where_that_is_cheaper_and_form_the_weight_elsewhere(exported, request):
+    small, _, path = exported
+    nodes = onnx.load(path).graph.node
     if "low rank" in request.node.name:
-        assert matrices == 4 + 2  # convolutions and linear layers, and a second one for each product
+        products = [node for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
+        running = [node for node in products if not node.output[0].startswith(".")]  # the others form weights
+        assert len(running) == 4 + 2  # convolutions and linear layers, and a second one for each that runs its factors
+    else:
+        assert {output for node in nodes for output in node.output} >= set(small.index.factored)
 
 
 def test_dense_export_holds_plain_weights(tmp_path):
-    small, _ = CASES["lenet"]()
-    export(small, tmp_path / "dense.onnx", dense=True)
+    small, make = CASES["sequence"]()
+    export(small, tmp_path / "dense.onnx", module=make(), dense=True)
     proto = onnx.load(tmp_path / "dense.onnx")
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    np.testing.assert_array_equal(weights["layers.fc1.weight"], small.state_dict()["layers.fc1.weight"])
+    for name, parameter in small.restore(make()).named_parameters():
+        if "parametrizations" not in name:
+            np.testing.assert_array_equal(weights[name], parameter.detach())
+    for name in small.index.factored:
+        np.testing.assert_array_equal(weights[name], small.state_dict()[name])
     assert not {"CumSum", "ScatterElements"} & {node.op_type for node in proto.graph.node}
-    x = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
+    x = np.random.default_rng(0).random((3, *small.manifest.input_shape), np.float32)
     with torch.no_grad():
-        expected = small.restore()(torch.from_numpy(x)).numpy()
+        expected = small.restore(make())(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(run(tmp_path / "dense.onnx", input=x)[0], expected, atol=1e-5)
 
 
-def test_runtime_folds_the_weights_when_it_loads(tmp_path):
-    small, _ = CASES["lenet"]()
-    export(small, tmp_path / "model.onnx")
+def test_runtime_folds_the_weights_when_it_loads(exported, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "folded.onnx")
-    onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(exported[2], options, providers=["CPUExecutionProvider"])
     folded = onnx.load(tmp_path / "folded.onnx")
     assert not {"CumSum", "ScatterElements", "Where"} & {node.op_type for node in folded.graph.node}
 
 
+def small_linear():
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    return compressed(make(), (1, 8, 8)), make
+
+
+def test_export_says_nothing(tmp_path, capfd):
+    small, make = small_linear()
+    export(small, tmp_path / "model.onnx", module=make())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    small, _ = CASES["lenet"]()
+    small, make = small_linear()
 
     def broken(proto):
         for tensor in proto.graph.initializer:
@@ -252,15 +292,21 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr("art_atmc.artefact.compaction.compact", broken)
     with pytest.raises(RuntimeError, match="outputs are .* from the network.s.* export the state dict instead"):
-        export(small, tmp_path / "model.onnx")
+        export(small, tmp_path / "model.onnx", module=make())
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_missing_extra_is_named(tmp_path, monkeypatch):
-    small, _ = CASES["lenet"]()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"needs onnxscript: pip install 'art-atmc\[onnx\]'"):
-        export(small, tmp_path / "model.onnx")
+        export(small_linear()[0], tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("version", ["2.4.0", "2.5.1+cpu"])
+def test_older_torch_is_refused(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    with pytest.raises(ImportError, match=f"needs torch 2.6 or later, got {re.escape(version)}; upgrade torch"):
+        export(small_linear()[0], tmp_path / "model.onnx")
 
 
 def test_kinds_hold_what_they_say():

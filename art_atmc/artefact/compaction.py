@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from string import ascii_uppercase
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -111,10 +112,10 @@ def _scattered(
 
     def build(b: _Builder) -> None:
         steps = b.add("Cast", b.packed("a", advances, width), to=TensorProto.INT64)
-        places = b.add("CumSum", steps, b.shared("zero", np.array(0)))
+        places = b.add("CumSum", steps, b.shared(".zero", np.array(0)))
         whole = stored.all()
         if not whole:  # one place more, which takes what an advance without a value brings
-            skipped = b.add("Equal", steps, b.shared(f"most{most}", np.array(most)))
+            skipped = b.add("Equal", steps, b.shared(f".most{most}", np.array(most)))
             places = b.add("Where", skipped, b.constant("e", np.array(count)), places)
         if codebook is None:
             filled = np.zeros(len(advances), np.float32)
@@ -128,7 +129,7 @@ def _scattered(
         # A sum, as the last place may come again and again.
         flat = b.add("ScatterElements", empty, places, parts, reduction="none" if whole else "add")
         if not whole:
-            flat = b.add("Slice", flat, b.shared("first", np.array([0])), b.shared("last", np.array([-1])))
+            flat = b.add("Slice", flat, b.shared(".first", np.array([0])), b.shared(".last", np.array([-1])))
         b.result("Reshape", flat, b.constant("s", np.array(shape, np.int64)))
 
     return _Form((width + code_width) * len(advances) + (0 if codebook is None else codebook.nbytes), build)
@@ -154,10 +155,13 @@ def _decoded(b: _Builder, codebook: Array, codes: Array) -> str:
 
 
 class _Builder:
-    """Collects the constants and operators that form the tensor ``name``."""
+    """Collects the constants and operators that form the tensor ``name``.
+
+    Values get names with a dot in front, which no parameter of a module can have, nor an output of torch's exporter.
+    """
 
     def __init__(self, name: str, number: int) -> None:
-        self.name, self._prefix = name, f"{number}_"
+        self.name, self._prefix = name, f".{number}"
         self.constants: dict[str, onnx.TensorProto] = {}
         self.operators: list[onnx.NodeProto] = []
 
@@ -179,7 +183,7 @@ class _Builder:
         return name
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        output = f"{self._prefix}{len(self.operators)}"
+        output = self._prefix + ascii_uppercase[len(self.operators)]
         self.operators.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 

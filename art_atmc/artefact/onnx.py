@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "graph_of"]
 
 OPERATOR_SET = 21  # the first with 4-bit integers
+TORCH = "2.6"  # what the exporter asks for by its documentation
 
 
 def export(model: CompressedModel, path: Path, *, module: nn.Module | None = None, dense: bool = False) -> None:
@@ -36,7 +37,7 @@ def export(model: CompressedModel, path: Path, *, module: nn.Module | None = Non
 
     :param module: a network of the same architecture, left as it is; by default the named one of the manifest.
     :param dense: plain dense weights, for programs that do not fold constants.
-    :raises ImportError: where the extra ``onnx`` is not installed.
+    :raises ImportError: where the extra ``onnx`` is not installed, or torch is older than 2.6.
     :raises ValueError: when ``module`` does not fit.
     :raises RuntimeError: when the graph computes something else than the network; looked at where onnxruntime is there.
     """
@@ -93,7 +94,9 @@ def _exported(module: nn.Module, sample: Tensor) -> Any:
             output_names=["output"],
             dynamic_shapes=({0: "batch"},),
         )
-        fold_constants(program.model)
+        # Not what reads weights either: a layer on sequences transposes its weight, and the result has no name.
+        weights = set(program.model.graph.initializers.values())
+        fold_constants(program.model, should_fold=lambda node: None if weights.isdisjoint(node.inputs) else False)
         remove_unused_nodes(program.model)
         ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
@@ -117,8 +120,8 @@ def _form_from_factors(proto: Any, factors: dict[str, list[Tensor]]) -> None:
         square, full = (U, V) if wide else (V, U)
         parts = {"U": U, "V": V} if square.any() and full.any() else {"V": V} if wide else {"U": U}
         parts |= {"C": C.reshape(len(U), -1)} if C.any() else {}
-        # Short names: each stands in the file some four times.
-        names = {factor: f"{factor}{number}" for factor in (*"UVC", "shape", "product", "low", "sum")}
+        # Short, as each stands in the file some four times, with a dot in front, as none of a module's has.
+        names = {factor: f".{factor}{number}" for factor in (*"UVC", "shape", "product", "low", "sum")}
         for factor, tensor in parts.items():
             graph.initializer.append(numpy_helper.from_array(tensor.contiguous().numpy(), names[factor]))
         last = names["V" if wide else "U"]
@@ -156,6 +159,8 @@ def _check_outputs(data: bytes, sample: Tensor, expected: Tensor) -> None:
 def _require(*packages: str) -> None:
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         raise ImportError(f"the ONNX export needs {' and '.join(missing)}: pip install 'art-atmc[onnx]'")
+    if torch.__version__ < TORCH:  # a TorchVersion, which compares as versions do
+        raise ImportError(f"the ONNX export needs torch {TORCH} or later, got {torch.__version__}; upgrade torch")
 
 
 @contextlib.contextmanager
