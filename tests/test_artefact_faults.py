@@ -347,7 +347,7 @@ def test_indices_that_contradict_themselves_are_refused(load, index, sentence):
         load(forged(payload=payload, **index))
 
 
-@pytest.mark.parametrize("value", [0, 1, 2**40, 10**18, 10**30, True, "2"])
+@pytest.mark.parametrize("value", [0, 1, 300_000, 2**40, 10**18, 10**30, True, "2"])
 def test_announced_classes_are_not_built(load, value):
     """A wrong number of classes is refused before a network of that size takes memory."""
     with refused("nb_classes|does not fit"):

@@ -90,11 +90,15 @@ def _forms(flat: Array, shape: tuple[int, ...]) -> Iterator[_Form]:
         advances = _advances(support, int(256**width) - 1)
         for coded in (False, True):
             yield _scattered(advances, width, values, codebook if coded else None, codes, len(flat), shape)
-    whole, every = np.unique(flat, return_inverse=True)
-    yield _Form(
-        _width(len(whole)) * len(flat) + whole.nbytes,
-        lambda b: b.result("Reshape", _decoded(b, whole, every), b.constant("s", np.array(shape, np.int64))),
-    )
+    zeros = int(len(support) < len(flat))  # zero is one more code
+    whole = np.append(np.zeros(zeros, np.float32), codebook)
+
+    def build(b: _Builder) -> None:
+        every = np.zeros(len(flat), np.int64)
+        every[support] = codes + zeros
+        b.result("Reshape", _decoded(b, whole, every), b.constant("s", np.array(shape, np.int64)))
+
+    yield _Form(_width(len(whole)) * len(flat) + whole.nbytes, build)
 
 
 def _scattered(
