@@ -37,7 +37,7 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
-	for plugin in plugins/*/src/*; do $(BIN)/mypy $$plugin || exit 1; done
+	for package in $(filter-out %.egg-info,$(wildcard plugins/*/src/*)); do $(BIN)/mypy $$package || exit 1; done
 
 docs: $(VENV)/ready
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
