@@ -16,6 +16,8 @@ _HOMES = {
     "CompressedClassifier": "classifier",
     "CompressedModel": "artefact.model",
     "Constraint": "constraints",
+    "FixedSupport": "solvers",
+    "Natural": "objectives",
     "ObjectiveTrainer": "training",
     "PGD": "adversaries",
     "ProjectedGradient": "solvers",
@@ -46,7 +48,9 @@ if TYPE_CHECKING:
     from art_atmc.enforcement import enforced as enforced
     from art_atmc.objectives import TRADES as TRADES
     from art_atmc.objectives import Adversarial as Adversarial
+    from art_atmc.objectives import Natural as Natural
     from art_atmc.solvers import ADMM as ADMM
+    from art_atmc.solvers import FixedSupport as FixedSupport
     from art_atmc.solvers import ProjectedGradient as ProjectedGradient
     from art_atmc.solvers import Ramp as Ramp
     from art_atmc.solvers import Solver as Solver

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol, final
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from art.utils import check_and_transform_label_format
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-__all__ = ["ArrayBatches", "Batches", "GeneratedBatches", "arrays"]
+__all__ = ["ArrayBatches", "Augmentation", "Batches", "GeneratedBatches", "arrays"]
+
+Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+"""(inputs, source of randomness) -> inputs of the same shape."""
 
 
 class Batches(Protocol):
@@ -30,12 +33,16 @@ class Batches(Protocol):
 
 @final
 class ArrayBatches:
-    """Slices of tensors; much faster than a ``DataLoader``, which indexes and collates sample by sample."""
+    """Slices of tensors; much faster than a ``DataLoader``, which indexes and collates sample by sample.
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int) -> None:
+    :param augmentation: changes the inputs of shuffled batches at random.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, augmentation: Augmentation | None = None) -> None:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         self._x, self._y, self._size = x, y, batch_size
+        self._augmentation = augmentation
 
     def __len__(self) -> int:
         return -(-len(self._x) // self._size)
@@ -48,7 +55,8 @@ class ArrayBatches:
             yield from zip(self._x.split(self._size), self._y.split(self._size), strict=True)
             return
         for chosen in torch.randperm(len(self._x), generator=generator).split(self._size):
-            yield self._x[chosen], self._y[chosen]
+            x = self._x[chosen]
+            yield x if self._augmentation is None else self._augmentation(x, generator), self._y[chosen]
 
 
 @final

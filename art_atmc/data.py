@@ -15,6 +15,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from art_atmc.cifar import cifar10
+
 __all__ = ["Dataset", "load", "split_validation"]
 
 Array = NDArray[Any]
@@ -75,12 +77,13 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
 
     * ``"digits"``: scikit-learn's 1797 digits of 8x8 pixels; a fixed, stratified fifth is for testing.
     * ``"mnist"``: the four idx files of MNIST, or of another data set under the same names, gzipped or not.
+    * ``"cifar10"``: the binary files of CIFAR-10, or folders of images, see :func:`art_atmc.cifar.cifar10`.
     * a path that ends in ``.npz``: an archive of ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Images are
       shaped (N, C, H, W), either uint8 in 0..255 or floating in [0, 1]; labels are integers 0..K-1, shaped (N,), or
       one-hot, (N, K). Pickled objects are never read.
 
     :param data: which of these.
-    :param data_dir: the folder of the idx files; the others do not need it.
+    :param data_dir: the folder of the files of mnist and cifar10; the others do not need it.
     :raises FileNotFoundError: naming every file that is missing.
     :raises ValueError: for any other ``data``, and for files that are damaged or hold something else.
 
@@ -92,10 +95,15 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
         return _digits()
     if data == "mnist":
         return _mnist(data_dir)
+    if data == "cifar10":
+        if data_dir is None:
+            raise ValueError("cifar10 is read from files; give --data-dir, the folder that holds them")
+        return _dataset(*cifar10(data_dir))
     if data.endswith(".npz"):
         return _archive(Path(data))
     raise ValueError(
-        f"`data` must be digits, mnist or the path of an .npz file, got {data!r}; save other data with numpy.savez"
+        f"`data` must be digits, mnist, cifar10 or the path of an .npz file, got {data!r}; "
+        "save other data with numpy.savez"
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from art_atmc.network import Network
 
-__all__ = ["TRADES", "Adversarial", "Objective", "Outcome", "Problem"]
+__all__ = ["TRADES", "Adversarial", "Natural", "Objective", "Outcome", "Problem"]
 
 
 @final
@@ -64,14 +64,31 @@ class Outcome(NamedTuple):
 class Objective(abc.ABC):
     """A loss of a batch under attack; called with the network in training mode, before ``zero_grad()``.
 
-    :param attack: an ART evasion attack or one of our adversaries; the inner maximisation.
+    :param attack: an ART evasion attack or one of our adversaries; the inner maximisation. None for none: then the
+        robust accuracy on validation data is the clean one.
     """
 
-    attack: Adversary | EvasionAttack
+    attack: Adversary | EvasionAttack | None
 
     @abc.abstractmethod
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         """The loss of inputs ``x`` with labels ``y`` as the classifier's loss takes them."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Natural(Objective):
+    r"""Training without an attack, :math:`\min_\theta \mathbb{E}\, f(\theta; x, y)`: the opposite of robust.
+
+    >>> Natural().attack is None
+    True
+    """
+
+    attack: None = None
+
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
+        logits = problem.network(x)
+        return Outcome(problem.criterion(logits, y), logits)
 
 
 @final

@@ -5,7 +5,8 @@ class, and their combinations are the papers' methods:
 
 * :class:`ProjectedGradient` with :class:`~art_atmc.Sparsity` is iterative hard thresholding;
 * :class:`ADMM` with :class:`~art_atmc.Quantization` is quantization by splitting;
-* both together are ATMC (Gui et al. 2019, Algorithm 1): the support by projection, the codebook by ADMM.
+* both together are ATMC (Gui et al. 2019, Algorithm 1): the support by projection, the codebook by ADMM;
+* :class:`FixedSupport` prunes once and trains what is left, the baseline of all of them.
 
 With a :class:`Ramp` a solver tightens its constraint over the run; what counts at the end is the constraint itself.
 """
@@ -24,7 +25,7 @@ from art_atmc.constraints import Constraint
 from art_atmc.plugins import provider
 from art_atmc.weights import Weights
 
-__all__ = ["ADMM", "ProjectedGradient", "Ramp", "Solver"]
+__all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "Ramp", "Solver"]
 
 
 @final
@@ -138,6 +139,45 @@ class ProjectedGradient(Solver):
 
 
 @final
+class FixedSupport(Solver):
+    r"""Pruning once: which entries are zero is settled before training and never changes (Han et al. 2015).
+
+    .. math:: W \leftarrow W \odot 1[P_S(W_0) \ne 0]
+
+    after each step, with :math:`W_0` the weights that the solver was built for. The constraint must be closed under
+    zeros, as sparsity of every kind is: with more of them a feasible point stays feasible.
+
+    :raises TypeError: for a set of values, such as a codebook, which this does not enforce.
+
+    >>> from art_atmc import Sparsity
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 1.0]))
+    >>> pruned = FixedSupport(Weights({"w": w}), Sparsity(density=0.5))
+    >>> w.data = torch.tensor([2.0, 9.0])       # what an optimizer may do
+    >>> pruned.step()
+    >>> w.tolist()
+    [2.0, 0.0]
+    """
+
+    def __init__(self, weights: Weights, constraint: Constraint, *, every: int = 1, ramp: Ramp | None = None) -> None:
+        if constraint.coded:
+            raise TypeError(
+                f"{constraint} restricts values, not zeros; give it to ADMM, and a sparsity to FixedSupport"
+            )
+        super().__init__(weights, constraint, every=every, ramp=ramp)
+        self.support = project(constraint, weights.detach()).map(_nonzero)
+
+    def enforce(self, constraint: Constraint) -> None:
+        self.weights.assign_(self.weights.detach().map(torch.mul, self.support))
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"support": dict(self.support)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.support = self.weights.like(state["support"]).clone()
+
+
+@final
 class ADMM(Solver):
     r"""Alternating direction method of multipliers with scaled duals (ATMC, Algorithm 1, steps c-e).
 
@@ -207,6 +247,10 @@ class ADMM(Solver):
         super().load_state_dict(state)
         for key in ("copy", "dual"):
             setattr(self, key, None if state[key] is None else self.weights.like(state[key]).clone())
+
+
+def _nonzero(tensor: Tensor) -> Tensor:
+    return (tensor != 0).to(tensor.dtype)
 
 
 def _where_nonzero(weight: Tensor, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from art_atmc.batches import ArrayBatches, Batches, GeneratedBatches, arrays
+from art_atmc.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, arrays
 from art_atmc.network import Network
 from art_atmc.objectives import Objective, Problem
 from art_atmc.randomness import draw_seed, isolated_randomness
@@ -83,6 +83,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         batch_size: int = 128,
         nb_epochs: int = 20,
         scheduler: Scheduler | None = None,
+        augmentation: Augmentation | None = None,
         **kwargs: Any,
     ) -> None:
         """Train on arrays.
@@ -94,14 +95,15 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         :param nb_epochs: passes over the data.
         :param scheduler: any torch scheduler; stepped once an epoch, with the validation robust accuracy (or the loss)
             where it asks for a metric.
+        :param augmentation: changes the inputs of each training batch at random before the attack, such as
+            :func:`art_atmc.augmentation.crop_and_flip`.
         :raises ValueError: for shapes, labels or values that don't fit, before anything is trained.
         :raises FloatingPointError: when the loss is no longer finite; the weights are then the last good ones.
         :raises TypeError: for arguments that are not known.
         """
         refuse_unknown(kwargs)
-        self._train(
-            ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size), validation_data, nb_epochs, scheduler
-        )
+        batches = ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size, augmentation)
+        self._train(batches, validation_data, nb_epochs, scheduler)
 
     def fit_generator(
         self,

@@ -338,7 +338,9 @@ def test_missing_archive_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_data_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`data` must be digits, mnist or the path of an \.npz file, got 'cifar'"):
+    with pytest.raises(
+        ValueError, match=r"`data` must be digits, mnist, cifar10 or the path of an \.npz file, got 'cifar'"
+    ):
         load("cifar")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_atmc import ADMM, ProjectedGradient, Quantization, Ramp, Sparsity, Weights
+from art_atmc import ADMM, FixedSupport, ProjectedGradient, Quantization, Ramp, Sparsity, Weights
 
 
 def parameters(*values):
@@ -168,3 +168,24 @@ def test_a_step_that_ruins_a_weight_is_noticed():
         weights["w"][0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"\['w'\] infinite or NaN"):
         solver.step()
+
+
+def test_a_fixed_support_is_that_of_the_projection_before_training():
+    """min ||w - a||^2 on the entries that were largest at the start, whatever a says of the others."""
+    target = torch.tensor([1.0, 9.0, -2.0, 9.0])
+    weights = parameters(5.0, 1.0, -4.0, 2.0)
+    optimizer = torch.optim.SGD(weights.values(), lr=0.3)
+    solver = FixedSupport(weights, Sparsity(0.5), ramp=Ramp(0, 10))
+    for _ in range(40):
+        optimizer.zero_grad()
+        (weights["w"] - target).square().sum().backward()
+        optimizer.step()
+        solver.step()
+        assert weights["w"][[1, 3]].tolist() == [0, 0]
+    assert weights["w"].tolist() == pytest.approx([1, 0, -2, 0], abs=1e-5)
+    assert solver.holds()
+
+
+def test_a_fixed_support_refuses_a_codebook():
+    with pytest.raises(TypeError, match="restricts values, not zeros"):
+        FixedSupport(parameters(1.0, 2.0), Quantization(1))

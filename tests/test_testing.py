@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_atmc import ADMM, Constraint, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
+from art_atmc import ADMM, FixedSupport, Constraint, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
 from art_atmc.testing import check_constraint, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
 
@@ -479,6 +479,7 @@ RIGHT = {
     "tightening": lambda w: ProjectedGradient(w, Sparsity(0.2), every=2, ramp=Ramp(2, 6)),
     "codebook": lambda w: ADMM(w, Quantization(1)),
     "late codebook": lambda w: ADMM(w, Quantization(2), rho=1.0, every=2, ramp=Ramp(3, 3)),
+    "pruned once": lambda w: FixedSupport(w, Sparsity(0.5), ramp=Ramp(2, 4)),
     "support by splitting": lambda w: ADMM(w, Sparsity(0.5), rho=2.0),
 }
 
