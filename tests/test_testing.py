@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_atmc import ADMM, FixedSupport, Constraint, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
+from art_atmc import ADMM, Constraint, FixedSupport, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
 from art_atmc.testing import check_constraint, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
 

@@ -1,0 +1,36 @@
+"""How robust a classifier is: suites of attacks, the worst case over them, and checks of whether to believe it."""
+
+from __future__ import annotations
+
+from art_atmc.evaluation.apgd import APGD, DLR, CrossEntropy
+from art_atmc.evaluation.attacks import WRM, Built, StraightThrough
+from art_atmc.evaluation.evaluate import evaluate
+from art_atmc.evaluation.result import AttackResult, Evaluation, Finding, Severity
+from art_atmc.evaluation.square import Square
+from art_atmc.evaluation.statistics import Spread, wilson
+from art_atmc.evaluation.suites import SUITES, Access, Attack, Suite, paper, quick, standard, thorough
+
+__all__ = [
+    "APGD",
+    "DLR",
+    "SUITES",
+    "WRM",
+    "Access",
+    "Attack",
+    "AttackResult",
+    "Built",
+    "CrossEntropy",
+    "Evaluation",
+    "Finding",
+    "Severity",
+    "Spread",
+    "Square",
+    "StraightThrough",
+    "Suite",
+    "evaluate",
+    "paper",
+    "quick",
+    "standard",
+    "thorough",
+    "wilson",
+]

@@ -1,0 +1,225 @@
+"""A classifier against a suite of attacks: every example under every attack, interruptible, then the self-checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from art_atmc.art_attacks import adversary
+from art_atmc.evaluation.balls import inside
+from art_atmc.evaluation.checks import self_checks
+from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of, versions
+from art_atmc.evaluation.result import AttackResult, Evaluation, Finding
+from art_atmc.evaluation.suites import Access, Attack, Suite
+from art_atmc.evaluation.target import Target, checked
+from art_atmc.randomness import isolated_randomness
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    classifier: PyTorchClassifier,
+    x: Any,
+    y: Any,
+    *,
+    suite: Suite,
+    dense: PyTorchClassifier | None = None,
+    twin: nn.Module | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+) -> Evaluation:
+    r"""Robust accuracy as the worst case over a suite of attacks, each example on its own:
+
+    .. math:: \frac1n \sum_i \min_{a \in \text{suite}} \; \min_{r \le \text{restarts}(a)}
+              \bigl[f(x_i^{a,r}) = y_i\bigr], \qquad x_i^{a,r} \in B_p(x_i, \epsilon) \cap [l, h]
+
+    A point outside the ball or the clip values fells nothing, whatever made it. An attack is run on the examples that
+    are classified rightly, and again on those that it has not felled yet. Each run has random numbers of its own, drawn
+    from ``seed`` and the attack's name, so that an attack gives the same alone, in another suite, and after an
+    interruption. Judge is the classifier's own network, preprocessing included, in evaluation mode.
+
+    :param classifier: any ART ``PyTorchClassifier``; it comes back as it was.
+    :param x: (n, \*input_shape), within the classifier's clip values.
+    :param y: class indices (n,) or one-hot (n, classes).
+    :param suite: such as :func:`quick` or :func:`standard` of the radius.
+    :param dense: the classifier that transferred examples are made for; such attacks are skipped without it.
+    :param twin: differentiable module that computes what the network does, for networks whose gradients are hidden; the
+        self-checks attack through it. To run the whole suite through it, give a classifier of
+        :class:`StraightThrough`.
+    :param batch_size: examples at a time.
+    :param seed: of everything random; the global generators come back as they were.
+    :param checkpoint: file of the result so far, written after every attack. An evaluation that was interrupted goes on
+        from there when it is called again with the same arguments.
+    :param verbose: show a progress bar, on stderr.
+    :raises TypeError: for a classifier, a suite or labels that are none.
+    :raises ValueError: for data that does not fit the classifier, an attack made for another classifier, and a
+        checkpoint of another evaluation, before any attack is run.
+    :raises ImportError: before any attack is run, for AutoAttack without the extra ``evaluation``.
+    :raises FloatingPointError: when the network's outputs or gradients are not finite.
+
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
+    >>> classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1,), 2, device_type="cpu")
+    >>> from art_atmc import PGD
+    >>> suite = Suite("one", eps=0.5, norm=float("inf"), attacks=(PGD(0.5, 0.25, 4),))
+    >>> x = np.array([[0.4], [0.6], [-0.1]], dtype=np.float32)
+    >>> result = evaluate(classifier, x, np.array([0, 0, 0]), suite=suite, verbose=False)
+    >>> result.clean.tolist(), result.worst_case.tolist()
+    ([True, True, False], [False, True, False])
+    """
+    target, source = checked(classifier, x, y, suite, dense, batch_size)
+    made_for = {attack.name: source if attack.access is Access.TRANSFER else target for attack in suite.attacks}
+    state = Evaluation(
+        suite=suite.name,
+        eps=suite.eps,
+        norm="inf" if suite.norm == float("inf") else f"{suite.norm:g}",
+        seed=seed,
+        batch_size=batch_size,
+        data=data_hash(target.x, target.y),
+        model=model_hash(classifier.model),
+        others={
+            name: model_hash(model)
+            for name, model in (("dense", None if dense is None else dense.model), ("twin", twin))
+            if model is not None
+        },
+        clean=target.right(batch_size),
+        attacks=(),
+        missing=tuple(name for name, problem in made_for.items() if problem),
+        skipped=tuple(
+            f"{name}: its examples are made for another classifier; give it as `dense`"
+            for name, problem in made_for.items()
+            if not problem
+        ),
+        findings=(),
+        versions=versions(),
+        clip_values=plain(classifier.clip_values),
+    )
+    if checkpoint is not None:
+        state = _resumed(state, suite, Path(checkpoint))
+    with _progress(verbose) as progress:
+        for attack in suite.attacks:
+            problem = made_for[attack.name]
+            if problem is None or attack.name not in state.missing:
+                continue
+            row = _attacked(target, problem, attack, suite, state, progress)
+            left = tuple(name for name in state.missing if name != attack.name)
+            state = dataclasses.replace(state, attacks=(*state.attacks, row), missing=left)
+            if checkpoint is not None:
+                state.save(checkpoint)
+        if not state.findings:
+            progress.add_task("self-checks", total=None)
+            state = dataclasses.replace(state, findings=_findings(target, twin, state, suite))
+            if checkpoint is not None:
+                state.save(checkpoint)
+    return state
+
+
+def _attacked(
+    target: Target, source: Target, attack: Attack, suite: Suite, state: Evaluation, progress: Progress
+) -> AttackResult:
+    """Run an attack on ``source`` until nothing stands on ``target``, or its restarts are spent."""
+    started, rejected = time.perf_counter(), 0
+    method = adversary(attack.method, source.classifier)
+    eps = suite.eps if attack.bounded else float("inf")
+    standing = torch.from_numpy(state.clean.copy())
+    attempts = int(standing.sum())
+    bar = progress.add_task(attack.name, total=attack.restarts * attempts)
+    for restart in range(attack.restarts):
+        seed = seed_of(state.seed, f"{attack.name} {restart}")
+        generator = torch.Generator(source.device).manual_seed(seed)
+        with isolated_randomness(seed):  # for networks and attacks that draw from the global generators
+            for rows in _chunks(standing, state.batch_size):
+                x = source.x[rows]
+                points = method(
+                    source.network,
+                    x.to(source.device),
+                    source.labels[rows].to(source.device),
+                    loss=source.classifier.loss,
+                    clip_values=target.classifier.clip_values,
+                    generator=generator,
+                ).cpu()
+                valid = inside(points, x, eps, suite.norm, target.limits)
+                standing[rows[valid & target.felled(points, rows)]] = False
+                rejected += int((~valid).sum())
+                progress.advance(bar, len(rows))
+        progress.update(bar, completed=(restart + 1) * attempts)
+    return AttackResult(
+        name=attack.name,
+        access=attack.access,
+        bounded=attack.bounded,
+        restarts=attack.restarts,
+        parameters=parameters(attack.method),
+        correct=standing.numpy(),
+        rejected=rejected,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _chunks(standing: Tensor, size: int) -> Iterator[Tensor]:
+    rows = standing.nonzero()[:, 0]
+    return iter(rows.split(size) if len(rows) else ())
+
+
+def _findings(target: Target, twin: nn.Module | None, state: Evaluation, suite: Suite) -> tuple[Finding, ...]:
+    seed = seed_of(state.seed, "self-checks")
+    with isolated_randomness(seed):
+        return self_checks(
+            target.network,
+            target.x.to(target.device),
+            target.y.to(target.device),
+            eps=suite.eps,
+            norm=suite.norm,
+            clip_values=target.classifier.clip_values,
+            clean=state.clean,
+            attacks=state.attacks,
+            twin=twin,
+            generator=torch.Generator(target.device).manual_seed(seed),
+        )
+
+
+def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
+    """The evaluation in the file, when it is the same as this one; else this one, written to the file."""
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise ValueError(f"the folder of `checkpoint`={path} does not exist; make it first")
+        fresh.save(path)
+        return fresh
+    saved = Evaluation.load(path)
+    lines = {attack.name: attack for attack in suite.attacks}
+    names = ("suite", "eps", "norm", "seed", "batch_size", "data", "model", "others", "clip_values", "versions")
+    differing = [name for name in names if getattr(saved, name) != getattr(fresh, name)]
+    if "data" not in differing and "model" not in differing and not np.array_equal(saved.clean, fresh.clean):
+        differing.append("clean")  # the same weights in another architecture, or with other preprocessing
+    if ({a.name for a in saved.attacks} | {*saved.missing}) != {*fresh.missing} or saved.skipped != fresh.skipped:
+        differing.append("names of the attacks")
+    else:
+        differing += [
+            f"attack {row.name}"
+            for row in saved.attacks
+            if (row.parameters, row.restarts, row.access, row.bounded)
+            != (parameters((line := lines[row.name]).method), line.restarts, line.access, line.bounded)
+        ]
+    if differing:
+        raise ValueError(
+            f"`checkpoint`={path} holds another evaluation, which differs in: {', '.join(differing)}; give the "
+            "arguments that it was begun with, or another file"
+        )
+    return saved
+
+
+def _progress(verbose: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not verbose)

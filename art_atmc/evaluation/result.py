@@ -1,0 +1,251 @@
+"""What an evaluation found: every example under every attack, and how to read it; as JSON and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, JsonValue, PlainSerializer, TypeAdapter, ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from art_atmc.evaluation.statistics import wilson
+from art_atmc.evaluation.suites import Access
+
+__all__ = ["AttackResult", "Evaluation", "Finding", "Severity"]
+
+SCHEMA: Final = 1
+
+
+def _packed(outcomes: NDArray[np.bool_]) -> str:
+    return "".join("1" if right else "0" for right in outcomes)
+
+
+def _unpacked(outcomes: Any) -> NDArray[np.bool_]:
+    if isinstance(outcomes, np.ndarray):
+        return outcomes
+    if not isinstance(outcomes, str) or set(outcomes) - {"0", "1"}:
+        raise ValueError("outcomes must be a text of 0 and 1")
+    return np.array([character == "1" for character in outcomes], dtype=bool)
+
+
+Outcomes: TypeAlias = Annotated[NDArray[np.bool_], BeforeValidator(_unpacked), PlainSerializer(_packed)]
+"""One bool an example, true where it is classified rightly; in JSON a text of 0 and 1."""
+
+
+class Severity(enum.Enum):
+    """How far a self-check casts doubt on the figures."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a self-check says.
+
+    :param check: its name.
+    :param sentence: what was seen, in figures, and what to do about it.
+    """
+
+    check: str
+    severity: Severity
+    sentence: str
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack of the suite achieved.
+
+    :param access: what it used of the classifier.
+    :param bounded: whether it counts in the worst case.
+    :param parameters: of the attack, ``type`` among them.
+    :param correct: (n,) examples that are classified rightly, clean and after the attack.
+    :param rejected: number of attempts that left the ball or the clip values; such an example does not count.
+    :param seconds: that it took.
+    """
+
+    name: str
+    access: Access
+    bounded: bool
+    restarts: int
+    parameters: dict[str, JsonValue]
+    correct: Outcomes
+    rejected: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The figures of a classifier, with all that is needed to check or to repeat them.
+
+    :param suite: name of the suite.
+    :param eps: radius of the ball that all bounded attacks keep to.
+    :param norm: its norm: ``"1"``, ``"2"`` or ``"inf"``.
+    :param seed: of everything random.
+    :param batch_size: examples at a time, on which random numbers depend.
+    :param data: SHA-256 of inputs (float32) and labels (int64).
+    :param model: SHA-256 of the weights and buffers.
+    :param others: the same of the classifiers that examples are transferred from or gradients are taken from.
+    :param clean: (n,) examples that are classified rightly without an attack.
+    :param attacks: in the order of the suite.
+    :param missing: names of the attacks that did not run yet: an interrupted evaluation.
+    :param skipped: attacks that could not run, and why.
+    :param findings: of the self-checks.
+    :param versions: of the libraries.
+    :param clip_values: smallest and largest valid input.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    suite: str
+    eps: float
+    norm: str
+    seed: int
+    batch_size: int
+    data: str
+    model: str
+    others: dict[str, str]
+    clean: Outcomes
+    attacks: tuple[AttackResult, ...]
+    missing: tuple[str, ...]
+    skipped: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    versions: dict[str, str]
+    clip_values: JsonValue = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if not len(self.clean):
+            raise ValueError("`clean` is empty; an evaluation needs at least one example")
+        if lengths := sorted({len(a.correct) for a in self.attacks} - {len(self.clean)}):
+            raise ValueError(f"`clean` holds {len(self.clean)} examples, but attacks have outcomes of {lengths}")
+
+    def __getitem__(self, name: str) -> AttackResult:
+        """The result of the attack of this name.
+
+        :raises KeyError: when there is none, naming those that there are.
+        """
+        for attack in self.attacks:
+            if attack.name == name:
+                return attack
+        raise KeyError(f"there is no attack {name!r}; there are {', '.join(a.name for a in self.attacks)}")
+
+    @property
+    def worst_case(self) -> NDArray[np.bool_]:
+        """(n,) examples that withstand every bounded attack."""
+        return reduce(np.logical_and, (a.correct for a in self.attacks if a.bounded), self.clean)
+
+    @property
+    def clean_accuracy(self) -> float:
+        return float(self.clean.mean())
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of the examples that withstand every bounded attack of the suite."""
+        return float(self.worst_case.mean())
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether the suite ran in full and no self-check failed."""
+        return not self.missing and all(finding.severity is not Severity.FAILED for finding in self.findings)
+
+    def to_json(self) -> str:
+        return _adapter().dump_json(self, indent=2).decode() + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """
+        :raises ValueError: when ``text`` is no evaluation, or one of a newer version.
+        """
+        try:
+            made: Evaluation = _adapter().validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole text"
+            raise ValueError(f"this is no evaluation of schema {SCHEMA}: {place}: {first['msg']}") from None
+        if made.schema != SCHEMA:
+            raise ValueError(f"the evaluation has schema {made.schema}, this version reads {SCHEMA}")
+        return made
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON, whole or not at all."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            part.write_text(self.to_json())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
+        """Read what :meth:`save` wrote.
+
+        :raises OSError: when it can't be read.
+        :raises ValueError: naming the file, when it is no evaluation.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def table(self) -> Table:
+        """One row an attack: accuracy, examples that it alone fells, attempts outside the set; fits 80 columns."""
+        unbounded = any(not a.bounded for a in self.attacks)
+        table = Table(
+            title=f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}",
+            caption="* keeps to no ball, and does not count in the worst case" if unbounded else None,
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in ("attack", "accuracy", "95 % interval", "it alone", "outside", "seconds"):
+            table.add_column(column, justify="left" if column == "attack" else "right", no_wrap=True)
+        table.add_row("clean", *_shown(self.clean), "", "", "")
+        for attack in self.attacks:
+            name = attack.name if attack.bounded else f"{attack.name} *"
+            alone = str(self._felled_alone(attack)) if attack.bounded else ""
+            table.add_row(name, *_shown(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}")
+        table.add_row("worst case", *_shown(self.worst_case), "", "", "", style="bold")
+        return table
+
+    def _felled_alone(self, attack: AttackResult) -> int:
+        """Number of the examples that this attack fells and no other one."""
+        others = (a.correct for a in self.attacks if a.bounded and a is not attack)
+        return int((reduce(np.logical_and, others, self.clean) & ~attack.correct).sum())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.table()
+        for label, names in (("not run yet", self.missing), ("skipped", self.skipped)):
+            if names:
+                yield Text(f"{label}: {'; '.join(names)}")
+        colours = {Severity.PASSED: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
+        for finding in self.findings:
+            yield Text.assemble(
+                (finding.severity.value, colours[finding.severity]), f" {finding.check}: {finding.sentence}"
+            )
+
+
+def _shown(correct: NDArray[np.bool_]) -> tuple[str, str]:
+    low, high = wilson(int(correct.sum()), len(correct))
+    return f"{correct.mean():.1%}", f"{low:.1%} to {high:.1%}"
+
+
+def _adapter() -> TypeAdapter[Evaluation]:
+    return TypeAdapter(Evaluation)

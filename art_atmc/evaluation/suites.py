@@ -1,0 +1,248 @@
+"""Suites of attacks, as data: what a robust accuracy is the worst case of."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, final
+
+from art.attacks.attack import EvasionAttack
+from art.attacks.evasion import AutoAttack
+from art.estimators.classification.classifier import ClassGradientsMixin
+from art.estimators.estimator import LossGradientsMixin
+
+from art_atmc.adversaries import PGD, Adversary
+from art_atmc.art_attacks import ARTAttack
+from art_atmc.evaluation.apgd import APGD, DLR
+from art_atmc.evaluation.attacks import WRM, Built
+from art_atmc.evaluation.square import Square
+
+__all__ = ["SUITES", "Access", "Attack", "Suite", "paper", "quick", "standard", "thorough"]
+
+
+class Access(enum.Enum):
+    """What of the classifier an attack uses."""
+
+    GRADIENTS = "gradients"
+    OUTPUTS = "outputs"
+    TRANSFER = "transfer"  # none: its examples are made for another classifier
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A line of a suite.
+
+    :param name: what to call it in a report; no other attack of the suite has it.
+    :param method: an adversary, or a built ART attack.
+    :param access: what it uses of the classifier.
+    :param restarts: how often it is run, from different random numbers, on the examples that still stand; at least 1.
+    :param bounded: whether it keeps to the suite's ball; one that does not is left out of the worst case.
+    :raises TypeError: for a method that is no attack.
+    :raises ValueError: for a targeted ART attack, an empty name and restarts below 1.
+    """
+
+    name: str
+    method: Adversary | EvasionAttack
+    access: Access = Access.GRADIENTS
+    restarts: int = 1
+    bounded: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, Adversary):
+            ARTAttack(self.method)  # refuses what can't be one
+        if not self.name or not isinstance(self.restarts, int) or self.restarts < 1:
+            raise ValueError(
+                f"an attack needs a `name` and an integer number of `restarts` of at least 1, got {self.name!r} and "
+                f"{self.restarts!r}"
+            )
+
+    @classmethod
+    def of(cls, method: Attack | Adversary | EvasionAttack) -> Attack:
+        """A line for any attack; the restarts of our PGD become the line's, which spares fallen examples.
+
+        >>> Attack.of(PGD(0.1, 0.025, 20, restarts=5)).name
+        'PGD-20 x5'
+        """
+        if isinstance(method, Attack):
+            return method
+        kind = method.attack if isinstance(method, ARTAttack | Built) else method
+        name = kind.__name__ if isinstance(kind, type) else type(kind).__name__
+        if isinstance(method, PGD) and method.restarts > 1:
+            return cls(
+                f"{name}-{method.max_iter} x{method.restarts}",
+                dataclasses.replace(method, restarts=1),
+                restarts=method.restarts,
+            )
+        steps = f"-{method.max_iter}" if isinstance(method, PGD | APGD | Square | WRM) else ""
+        bounded = not isinstance(method, WRM)
+        return cls(name + steps, method, Access.GRADIENTS if _asks_gradients(kind) else Access.OUTPUTS, bounded=bounded)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    r"""Attacks within one ball :math:`B_p(x, \epsilon)`.
+
+    :param name: what to call it in a report.
+    :param eps: radius, in the units of x; positive.
+    :param norm: p: 1, 2 or infinity. Examples outside the ball or the clip values do not count, whatever made them.
+    :param attacks: each an :class:`Attack`, an adversary or a built ART attack.
+    :raises ValueError: at construction, naming all that is out of range or named twice.
+
+    >>> suite = Suite("mine", eps=0.1, norm=math.inf, attacks=(PGD(0.1, 0.025, 20), Square(0.1)))
+    >>> [attack.name for attack in suite.attacks]
+    ['PGD-20', 'Square-1000']
+    """
+
+    name: str
+    eps: float
+    norm: float
+    attacks: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attacks", tuple(Attack.of(attack) for attack in self.attacks))
+        if isinstance(self.norm, str) and self.norm == "inf":
+            object.__setattr__(self, "norm", math.inf)
+        faults = []
+        if not 0 < self.eps < math.inf:
+            faults.append(f"`eps` must be positive and finite, got {self.eps!r}; give the radius in the units of x")
+        if self.norm not in (1, 2, math.inf):
+            faults.append(f"`norm` must be 1, 2 or inf, got {self.norm!r}")
+        if not self.attacks:
+            faults.append("`attacks` is empty; give at least one")
+        if twice := sorted(name for name, n in Counter(a.name for a in self.attacks).items() if n > 1):
+            faults.append(f"attacks share the names {twice}; name them by Attack(name, method)")
+        if wide := [a.name for a in self.attacks if a.bounded and _radius(a.method, self.norm) > self.eps * (1 + 1e-6)]:
+            faults.append(f"the radius of {wide} is above `eps`={self.eps!r}, so that their examples would not count")
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    def plus(self, *attacks: Attack | Adversary | EvasionAttack) -> Suite:
+        """The suite with more attacks at its end.
+
+        >>> from art.attacks.evasion import DeepFool
+        >>> quick(0.1).plus(Built(DeepFool)).attacks[-1].name
+        'DeepFool'
+        """
+        return dataclasses.replace(self, attacks=(*self.attacks, *map(Attack.of, attacks)))
+
+
+def paper(eps: float, norm: float = math.inf, steps: int = 7) -> Attack:
+    r"""The attack of the ATMC paper's figures: PGD from x itself, no random start, with step :math:`1.25\,\epsilon/n`.
+
+    :param steps: n; 16 on MNIST and 7 elsewhere in the paper.
+
+    >>> paper(8 / 255).method.random_start
+    False
+    """
+    return Attack(f"paper-{steps}", PGD(eps, 1.25 * eps / steps, steps, norm, random_start=False))
+
+
+def quick(eps: float, norm: float = math.inf, paper_steps: int = 7) -> Suite:
+    """A first look: every kind of attack, briefly.
+
+    At most 97 gradients and 300 queries an example that stands.
+    """
+    return Suite(
+        "quick",
+        eps,
+        norm,
+        (
+            *_common(eps, norm, paper_steps),
+            _pgd(eps, norm, steps=20, restarts=1),
+            Attack("APGD-CE-20", APGD(eps, norm, 20)),
+            Attack("APGD-DLR-20", APGD(eps, norm, 20, DLR())),
+            Attack("Square-300", Square(eps, norm, 300), Access.OUTPUTS),
+        ),
+    )
+
+
+def standard(eps: float, norm: float = math.inf, paper_steps: int = 7) -> Suite:
+    """What a report should rest on: converged attacks, with restarts.
+
+    At most 487 gradients and 1,000 queries an example that stands.
+    """
+    return Suite(
+        "standard",
+        eps,
+        norm,
+        (
+            *_common(eps, norm, paper_steps),
+            _pgd(eps, norm, steps=50, restarts=5),
+            Attack("APGD-CE-100", APGD(eps, norm, 100)),
+            Attack("APGD-DLR-100", APGD(eps, norm, 100, DLR())),
+            Attack("Square-1000", Square(eps, norm, 1000), Access.OUTPUTS),
+        ),
+    )
+
+
+def thorough(eps: float, norm: float = math.inf, paper_steps: int = 7) -> Suite:
+    """What a claim should rest on: more restarts, targeted losses, and ART's AutoAttack, in full.
+
+    At most 2,348 gradients and 5,000 queries an example that stands, and those of AutoAttack: five restarts each of
+    APGD-CE, APGD-DLR and Square with as many steps, and DeepFool. It needs the extra ``evaluation``. ART's is not the reference one: DeepFool stands in for FAB.
+    """
+    options = {"eps": eps, "norm": norm, "eps_step": 2 * eps}
+    return Suite(
+        "thorough",
+        eps,
+        norm,
+        (
+            *_common(eps, norm, paper_steps),
+            _pgd(eps, norm, steps=100, restarts=10),
+            Attack("APGD-CE-100 x5", APGD(eps, norm, 100), restarts=5),
+            Attack("APGD-DLR-100 x5", APGD(eps, norm, 100, DLR()), restarts=5),
+            *(Attack(f"APGD-DLR-100 target {rank}", APGD(eps, norm, 100, DLR(rank))) for rank in (1, 2, 3)),
+            Attack("Square-5000", Square(eps, norm, 5000), Access.OUTPUTS),
+            Attack("AutoAttack", Built(AutoAttack, options)),
+        ),
+    )
+
+
+SUITES: Mapping[str, Callable[[float, float, int], Suite]] = MappingProxyType(
+    {"quick": quick, "standard": standard, "thorough": thorough}
+)
+"""The suites by their names on the command line; each is made for a radius, a norm, and the paper's steps."""
+
+
+def _common(eps: float, norm: float, paper_steps: int) -> tuple[Attack, ...]:
+    return (
+        Attack("FGM", PGD(eps, eps, 1, norm, random_start=False)),
+        paper(eps, norm, paper_steps),
+        Attack("WRM-7", WRM(), bounded=False),
+        Attack("transfer", PGD(eps, eps / 8, 20, norm), Access.TRANSFER),
+    )
+
+
+def _pgd(eps: float, norm: float, steps: int, restarts: int) -> Attack:
+    return Attack(
+        f"PGD-{steps}" + (f" x{restarts}" if restarts > 1 else ""),
+        PGD(eps, 2.5 * eps / steps, steps, norm),  # the step lets it cross the ball (Madry et al. 2018)
+        restarts=restarts,
+    )
+
+
+def _radius(method: Any, norm: float) -> float:
+    """The radius that an attack of the same norm names; 0 where it names none."""
+    method = method.attack if isinstance(method, ARTAttack) else method
+    options = (
+        method.options if isinstance(method, Built) else {key: getattr(method, key, None) for key in ("eps", "norm")}
+    )
+    eps, own = options.get("eps"), options.get("norm")
+    if not isinstance(eps, int | float) or own not in (1, 2, math.inf, "inf") or float(own) != norm:
+        return 0.0
+    return float(eps)
+
+
+def _asks_gradients(kind: Any) -> bool:
+    """Whether an adversary or an ART attack, or one of the attacks that AutoAttack holds, uses gradients."""
+    attack: type[Any] = kind if isinstance(kind, type) else type(kind)
+    if not issubclass(attack, EvasionAttack):
+        return attack is not Square
+    needs = attack._estimator_requirements or ()
+    return issubclass(attack, AutoAttack) or any(mixin in needs for mixin in (LossGradientsMixin, ClassGradientsMixin))
