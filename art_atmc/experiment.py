@@ -22,6 +22,7 @@ from torch import nn
 
 from art_atmc import __version__
 from art_atmc.adversaries import PGD
+from art_atmc.augmentation import crop_and_flip
 from art_atmc.batches import ArrayBatches, arrays
 from art_atmc.constraints import Constraint, Quantization, Sparsity
 from art_atmc.data import Dataset, load, split_validation
@@ -37,7 +38,11 @@ from art_atmc.weights import compressible
 __all__ = ["Experiment"]
 
 # What suits a data set where the user says nothing: network and radius (of the paper, for MNIST).
-DEFAULTS: dict[str, tuple[str | None, float]] = {"digits": ("digits-cnn", 0.1), "mnist": ("lenet", 76 / 255)}
+DEFAULTS: dict[str, tuple[str | None, float]] = {
+    "digits": ("digits-cnn", 0.1),
+    "mnist": ("lenet", 76 / 255),
+    "cifar10": ("resnet18", 8 / 255),
+}
 
 
 @final
@@ -66,12 +71,13 @@ class Experiment:
     batch_size: int = 64
     lr: float = 0.05
     validation: float = 0.1
+    augment: bool | None = None
     seed: int = 0
     dense: bool = True
 
     def __post_init__(self) -> None:
         network, eps = DEFAULTS.get(self.data, (None, 8 / 255))
-        defaults = {"network": network, "eps": eps, "test_max_iter": self.max_iter}
+        defaults = {"network": network, "eps": eps, "test_max_iter": self.max_iter, "augment": self.data == "cifar10"}
         if not self.constraint:
             defaults |= {"density": 0.05, "bits": 4}
         elif not self.density is self.bits is None:
@@ -117,7 +123,7 @@ class Experiment:
         if (output / "metrics.json").exists() and not overwrite:
             raise FileExistsError(f"{output} holds the results of another run; choose another --output or --overwrite")
         dataset = load(self.data, self.data_dir)
-        self._check_fit(dataset)
+        self.check_fit(dataset)
         self._trainer("compressed", dataset, verbose=False)  # refuses what does not fit before anything is trained
         split = split_validation(dataset.x_train, dataset.y_train, self.validation, self.seed)
         metrics: dict[str, Any] = {
@@ -134,7 +140,7 @@ class Experiment:
             if verbose:
                 Console(stderr=True).print(f"[bold]{kind}[/bold] network, {self.epochs} epochs")
             trainer = self._trainer(kind, dataset, verbose)
-            seconds = self._fit(trainer, split)
+            seconds = self.fit(trainer, split)
             classifier = trainer.get_classifier()
             with history.open("a") as file:
                 file.writelines(json.dumps({"model": kind, **row}) + "\n" for row in trainer.history)
@@ -145,7 +151,7 @@ class Experiment:
         Console().print(_table(metrics))
         return metrics
 
-    def _check_fit(self, dataset: Dataset) -> None:
+    def check_fit(self, dataset: Dataset) -> None:
         assert self.network is not None
         made_for, shape = NETWORKS[self.network](dataset.nb_classes).input_shape, dataset.x_train.shape[1:]
         if made_for != shape:
@@ -155,11 +161,15 @@ class Experiment:
                 f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}"
             )
 
-    def _trainer(self, kind: str, dataset: Dataset, verbose: bool) -> ObjectiveTrainer | ATMCTrainer:
-        torch.manual_seed(self.seed)  # the same initial weights for both networks
+    def model(self, dataset: Dataset) -> nn.Module:
+        """The network as it is before training; the same for the same seed."""
         assert self.network is not None
-        model = NETWORKS[self.network](dataset.nb_classes)
-        classifier = PyTorchClassifier(
+        torch.manual_seed(self.seed)
+        return NETWORKS[self.network](dataset.nb_classes)
+
+    def classifier(self, dataset: Dataset, model: nn.Module) -> PyTorchClassifier:
+        """An ART classifier round ``model`` with an optimizer over its parameters, on a GPU where there is one."""
+        return PyTorchClassifier(
             model,
             nn.CrossEntropyLoss(),
             dataset.x_train.shape[1:],
@@ -168,7 +178,12 @@ class Experiment:
             clip_values=dataset.clip_values,
             preprocessing=None,
         )
-        objective = Adversarial(self.attack(), self.clean_share)
+
+    def objective(self) -> Adversarial:
+        return Adversarial(self.attack(), self.clean_share)
+
+    def _trainer(self, kind: str, dataset: Dataset, verbose: bool) -> ObjectiveTrainer | ATMCTrainer:
+        classifier, objective = self.classifier(dataset, self.model(dataset)), self.objective()
         if kind == "dense":
             return ObjectiveTrainer(classifier, objective, seed=self.seed, verbose=verbose)
         return ATMCTrainer(
@@ -181,7 +196,7 @@ class Experiment:
             verbose=verbose,
         )
 
-    def _fit(self, trainer: ObjectiveTrainer | ATMCTrainer, split: tuple[np.ndarray, ...]) -> float:
+    def fit(self, trainer: ObjectiveTrainer | ATMCTrainer, split: tuple[np.ndarray, ...]) -> float:
         """Train; returns the seconds it took."""
         x_train, y_train, x_val, y_val = split
         optimizer = trainer.classifier.optimizer
@@ -193,6 +208,7 @@ class Experiment:
             nb_epochs=self.epochs,
             batch_size=self.batch_size,
             scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs),
+            augmentation=crop_and_flip if self.augment else None,
         )
         return round(time.perf_counter() - started, 1)
 

@@ -86,6 +86,11 @@ def test_examples_for_art_users_run() -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_page_on_evaluation_runs_and_prints_what_it_shows() -> None:
+    run("docs/evaluation.md", (DOCS / "evaluation.md").read_text(), at_least=6)
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_page_on_the_compressed_file_runs_and_prints_what_it_shows() -> None:
     pytest.importorskip("onnxscript")
     run("docs/artefact.md", (DOCS / "artefact.md").read_text(), at_least=8)

@@ -1,0 +1,3 @@
+from art_atmc.cli import main
+
+main()
