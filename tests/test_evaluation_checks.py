@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from art_atmc import PGD
 from art_atmc.evaluation import APGD, DLR, Access, Attack, AttackResult, Severity, Square, StraightThrough
-from art_atmc.evaluation.checks import QUESTIONS, STEPS, _log_odds, _severity, self_checks
+from art_atmc.evaluation.checks import QUESTIONS, STEPS, _log_odds, _severity, _surplus, self_checks
 
 PASSED, WARNING, FAILED = Severity.PASSED, Severity.WARNING, Severity.FAILED
 EPS = 0.12
@@ -203,6 +203,14 @@ def test_a_linear_network_passes(linear, examples, norm, eps):
     assert severities(findings) == dict.fromkeys(CHECKS, PASSED), findings
 
 
+@pytest.mark.parametrize("norm", [math.inf, 1])
+def test_examples_that_are_wrong_anyway_need_no_higher_loss(linear, examples, norm):
+    x, y = examples
+    y = torch.where(torch.arange(N) < 40, (y + 1) % 10, y)
+    findings = run(linear, (x, y), norm=norm, eps=EPS if norm == math.inf else 3.0)
+    assert findings["steps"].severity is PASSED, findings["steps"]
+
+
 @pytest.mark.parametrize(
     ("defence", "caught"),
     [
@@ -390,3 +398,12 @@ def test_the_thresholds_are_those_of_the_documentation(n, doubtful, unbelievable
     assert severity.count(PASSED) == doubtful + 1
     assert severity[doubtful + 1] is WARNING
     assert severity.index(FAILED) == unbelievable + 1
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "expected"), [(0, 0, 0), (3, 0, 0), (4, 0, 4), (0, 9, 0), (9, 5, 0), (20, 6, 14), (6, 20, 0)]
+)
+def test_a_surplus_is_that_of_the_examples_that_differ_beyond_chance(gained, lost, expected):
+    more = torch.tensor([True] * gained + [False] * lost + [True] * 30)
+    fewer = torch.tensor([False] * gained + [True] * lost + [True] * 30)
+    assert _surplus(more, fewer) == expected

@@ -185,7 +185,8 @@ def thorough(eps: float, norm: float = math.inf, paper_steps: int = 7) -> Suite:
     """What a claim should rest on: more restarts, targeted losses, and ART's AutoAttack, in full.
 
     At most 2,348 gradients and 5,000 queries an example that stands, and those of AutoAttack: five restarts each of
-    APGD-CE, APGD-DLR and Square with as many steps, and DeepFool. It needs the extra ``evaluation``. ART's is not the reference one: DeepFool stands in for FAB.
+    APGD-CE, APGD-DLR and Square with as many steps, and DeepFool. It needs the extra ``evaluation``, and is not the
+    reference one: DeepFool stands in for FAB.
     """
     options = {"eps": eps, "norm": norm, "eps_step": 2 * eps}
     return Suite(
