@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from art_atmc import ADMM, Constraint, FixedSupport, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
+from art_atmc.randomness import isolated_randomness
 from art_atmc.testing import check_constraint, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
 
@@ -409,6 +410,11 @@ def test_a_broken_law_is_named(constraint, options, law):
     with pytest.raises(AssertionError, match=f"{type(constraint).__name__}.*{law}"):
         check_constraint(constraint, **options)
     torch.set_rng_state(state)
+
+
+def test_seeding_is_seen_even_where_the_generator_was_just_seeded_so():
+    with isolated_randomness(0), pytest.raises(AssertionError, match="random generators"):
+        check_constraint(NumpySeed())
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -13,7 +13,8 @@ from torch import Tensor
 from art_atmc.constraints import Constraint
 from art_atmc.fields import literal_call
 from art_atmc.plugins import API_VERSIONS
-from art_atmc.testing.comparison import equal, normal, random_state, shown
+from art_atmc.randomness import isolated_randomness
+from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, shown
 from art_atmc.testing.rivals import nearer_points, squared_distance, squared_norm
 from art_atmc.weights import Weights
 
@@ -30,6 +31,7 @@ SHAPES: tuple[dict[str, tuple[int, ...]], ...] = (
 SMALL = 10  # entries up to which several draws are compared with brute force
 
 
+@isolated_randomness(RARE_SEED)
 def check_constraint(
     constraint: Constraint,
     weights: Weights | None = None,

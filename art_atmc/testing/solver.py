@@ -10,13 +10,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from art_atmc.randomness import isolated_randomness
 from art_atmc.solvers import Solver
-from art_atmc.testing.comparison import equal, normal, random_state, same
+from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, same
 from art_atmc.weights import Weights
 
 __all__ = ["check_solver"]
 
 
+@isolated_randomness(RARE_SEED)
 def check_solver(factory: Callable[[Weights], Solver], weights: Weights | None = None) -> None:
     """Try the laws of a solver.
 
