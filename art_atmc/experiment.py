@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -289,6 +290,9 @@ def _table(metrics: dict[str, Any]) -> Table:
         title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
         f"{attack['max_iter']} steps, norm {attack['norm']}",
         caption="codes: most non-zero values in a tensor; paper: its count, without positions",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for column in ("network", "clean", "robust", "non-zeros", "codes", "paper", "file", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)

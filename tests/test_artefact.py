@@ -314,6 +314,7 @@ def test_file_has_ordinary_permissions(saved):
 def test_report_adds_up(trained, saved):
     loaded = CompressedModel.load(saved)
     report = loaded.report()
+    assert f"{report.file_bytes:,} bytes" in str(report)
     total = report.totals
     weights = compressible(trained.model)
     assert total["nnz"] == weights.nnz()

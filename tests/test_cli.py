@@ -57,6 +57,8 @@ def test_train_prints_one_table(run):
     assert "compressed" in finished.stdout
     assert "52,768" in finished.stdout
     assert " 5,276 " in finished.stdout
+    assert "…" not in finished.stdout
+    assert max(map(len, finished.stdout.splitlines())) <= 80
 
 
 def test_metrics_hold_what_was_done_and_found(run):

@@ -241,6 +241,14 @@ def test_table_fits_a_terminal_and_shows_every_attack():
     assert "keeps to no ball" in text
 
 
+def test_print_shows_the_table_and_no_outcomes():
+    made = result("1111", row("first", "0011"))
+    assert "50.0%" in str(made)
+    assert "\x1b" not in str(made)
+    assert max(map(len, str(made).splitlines())) <= 80
+    assert "array" not in repr(made)
+
+
 def test_table_counts_what_only_one_attack_fells():
     text = shown(result("1111", row("first", "0011"), row("second", "0111"), row("third", "1110")))
     counts = {words[0]: words for line in text.splitlines() if (words := line.split())}

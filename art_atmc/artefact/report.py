@@ -15,6 +15,7 @@ from torch import Tensor
 from art_atmc.artefact.encoding import entropy_bits
 from art_atmc.decomposition import LowRankPlusSparse
 from art_atmc.size import tensor_sizes
+from art_atmc.text import as_text
 from art_atmc.weights import Weights
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class Report:
             "dense_to_file": self.dense_file_bytes / self.file_bytes,
         }
 
+    def __str__(self) -> str:
+        return as_text(self.table())
+
     def to_json(self) -> str:
         """All fields and the totals."""
         return json.dumps(dataclasses.asdict(self) | {"totals": self.totals}, indent=2)
@@ -118,6 +122,7 @@ class Report:
             title=f"file {self.file_bytes:,} bytes, 1/{total['dense_to_file']:.0f} of the dense "
             f"{self.dense_file_bytes:,}; multiply-adds 1/{ratio:.0f}",
             caption="sizes in bytes; paper: its count, without positions; bound: entropy + codebooks",
+            caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )

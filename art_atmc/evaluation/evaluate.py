@@ -120,8 +120,9 @@ def evaluate(
             if checkpoint is not None:
                 state.save(checkpoint)
         if not state.findings:
-            progress.add_task("self-checks", total=None)
+            checks = progress.add_task("self-checks", total=None)
             state = dataclasses.replace(state, findings=_findings(target, twin, state, suite))
+            progress.update(checks, total=len(state.findings), completed=len(state.findings))
             if checkpoint is not None:
                 state.save(checkpoint)
     return state

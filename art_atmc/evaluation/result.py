@@ -19,6 +19,7 @@ from rich.text import Text
 
 from art_atmc.evaluation.statistics import wilson
 from art_atmc.evaluation.suites import Access
+from art_atmc.text import as_text
 
 __all__ = ["AttackResult", "Evaluation", "Finding", "Severity"]
 
@@ -81,7 +82,7 @@ class AttackResult:
     bounded: bool
     restarts: int
     parameters: dict[str, JsonValue]
-    correct: Outcomes
+    correct: Outcomes = dataclasses.field(repr=False)
     rejected: int
     seconds: float
 
@@ -122,7 +123,7 @@ class Evaluation:
     data: str
     model: str
     others: dict[str, str]
-    clean: Outcomes
+    clean: Outcomes = dataclasses.field(repr=False)
     attacks: tuple[AttackResult, ...]
     missing: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -211,11 +212,13 @@ class Evaluation:
         unbounded = any(not a.bounded for a in self.attacks)
         table = Table(
             title=f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}",
-            caption="* keeps to no ball, and does not count in the worst case" if unbounded else None,
+            caption="alone: falls to no other attack; outside: attempts that left the ball, not counted"
+            + "\n* keeps to no ball, and does not count in the worst case" * unbounded,
+            caption_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for column in ("attack", "accuracy", "95 % interval", "it alone", "outside", "seconds"):
+        for column in ("attack", "accuracy", "95 % interval", "alone", "outside", "seconds"):
             table.add_column(column, justify="left" if column == "attack" else "right", no_wrap=True)
         table.add_row("clean", *_shown(self.clean), "", "", "")
         for attack in self.attacks:
@@ -229,6 +232,9 @@ class Evaluation:
         """Number of the examples that this attack fells and no other one."""
         others = (a.correct for a in self.attacks if a.bounded and a is not attack)
         return int((reduce(np.logical_and, others, self.clean) & ~attack.correct).sum())
+
+    def __str__(self) -> str:
+        return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.table()
