@@ -23,12 +23,12 @@ from torch import nn
 
 from art_atmc import __version__
 from art_atmc.adversaries import PGD
+from art_atmc.architecture import build, import_network, is_ours, require_fit
 from art_atmc.augmentation import crop_and_flip
 from art_atmc.batches import ArrayBatches, arrays
 from art_atmc.constraints import Constraint, Quantization, Sparsity
 from art_atmc.data import Dataset, load, split_validation
 from art_atmc.network import Network
-from art_atmc.networks import NETWORKS
 from art_atmc.objectives import Adversarial, Problem
 from art_atmc.plugins import parse
 from art_atmc.size import paper_bits, tensor_sizes
@@ -89,8 +89,8 @@ class Experiment:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.network not in NETWORKS:
-            raise ValueError(f"`--network` must be one of {', '.join(NETWORKS)}, got {self.network}")
+        if not is_ours(self.network):
+            import_network(str(self.network))  # now, before any data is read
         if self.epochs < 1 or not self.lr > 0 or not 0 < self.validation < 1:
             raise ValueError(
                 f"`--epochs` must be at least 1, `--lr` positive and `--validation` in (0, 1), got "
@@ -154,19 +154,18 @@ class Experiment:
 
     def check_fit(self, dataset: Dataset) -> None:
         assert self.network is not None
-        made_for, shape = NETWORKS[self.network](dataset.nb_classes).input_shape, dataset.x_train.shape[1:]
-        if made_for != shape:
-            fitting = [name for name, make in NETWORKS.items() if make(2).input_shape == shape]
-            raise ValueError(
-                f"`--network` {self.network} takes images of shape {made_for}, but {dataset.name} holds "
-                f"{shape}; networks for these: {', '.join(fitting) or 'none, use the Python interface'}"
-            )
+        require_fit(self.network, dataset.x_train.shape[1:], dataset.nb_classes, dataset.name)
 
     def model(self, dataset: Dataset) -> nn.Module:
         """The network as it is before training; the same for the same seed."""
         assert self.network is not None
         torch.manual_seed(self.seed)
-        return NETWORKS[self.network](dataset.nb_classes)
+        return build(self.network, dataset.nb_classes)
+
+    @property
+    def network_name(self) -> str | None:
+        """What files may name: None for a network of the user's, since reading a file never imports code."""
+        return self.network if is_ours(self.network) else None
 
     def classifier(self, dataset: Dataset, model: nn.Module) -> PyTorchClassifier:
         """An ART classifier round ``model`` with an optimizer over its parameters, on a GPU where there is one."""
@@ -216,7 +215,7 @@ class Experiment:
     def _save(self, trainer: ObjectiveTrainer | ATMCTrainer, tested: dict[str, Any], path: Path) -> int:
         """Write the network, dense or compressed, and return the size of the file."""
         if isinstance(trainer, ATMCTrainer):
-            return trainer.compress(network=self.network, metrics=tested).save(path.with_suffix(".atmc"))
+            return trainer.compress(network=self.network_name, metrics=tested).save(path.with_suffix(".atmc"))
         state = {name: tensor.contiguous() for name, tensor in trainer.get_classifier().model.state_dict().items()}
         save_file(state, path.with_suffix(".safetensors"))
         return path.with_suffix(".safetensors").stat().st_size

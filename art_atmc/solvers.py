@@ -167,7 +167,8 @@ class FixedSupport(Solver):
         self.support = project(constraint, weights.detach()).map(_nonzero)
 
     def enforce(self, constraint: Constraint) -> None:
-        self.weights.assign_(self.weights.detach().map(torch.mul, self.support))
+        # Adding zero makes negative zeros positive: a file that is exact to the bit would have to keep them.
+        self.weights.assign_(self.weights.detach().map(lambda w, kept: (w * kept).add_(0.0), self.support))
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"support": dict(self.support)}

@@ -137,13 +137,14 @@ def test_bench_times_the_ways_to_run(run, command):
 
 
 def test_network_of_ones_own_is_built_from_its_name(run, command, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("from art_atmc.networks import lenet\n")
+    (tmp_path / "mine.py").write_text("from art_atmc.networks import lenet\nnone = lambda: None\n")
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "model.onnx"
     for network, message in (
         ("mine:lenet", "does not fit the compressed model"),
         ("mine:nothing", "can't be imported"),
-        ("mine", "must be package.module:function"),
+        ("mine", "package.module:function, got mine"),
+        ("mine:none", "must return a torch module, but returned a NoneType"),
     ):
         arguments = ("export", run[1] / "compressed.atmc", "--output", output, "--network", network)
         assert message in command(*arguments, status=2).err

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from art_atmc import CompressedModel
 from art_atmc.cli import main
 from art_atmc.evaluation import Evaluation
 from art_atmc.experiment import Experiment
@@ -95,6 +96,33 @@ def test_sweep_and_report(command, tmp_path):
     assert "worst case" in command("evaluate", folder, "--examples", 20, "--quiet").out
 
 
+def test_a_network_of_ones_own_is_trained_swept_and_evaluated(command, tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(
+        "from torch import nn\n"
+        "def small(n=10): return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, n))\n"
+        "def three(): return small(3)\n"
+        "def wide(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    shared = ("--data", "digits", "--epochs", 2, "--max-iter", 1, "--quiet", "--network")
+    command("train", "--output", "run", *shared, "own_networks:small")
+    assert CompressedModel.load("run/compressed.atmc").manifest.network is None
+    told = command("evaluate", "run", "--quiet", "--network", "own_networks:small", "--examples", 50).out
+    assert "transfer" in told
+    assert "--network" in command("evaluate", "run", "--quiet", status=2).err
+    command("sweep", "--output", "study", *shared, "own_networks:small", "--recipe", "AL0", "--density", 0.2)
+    (point,) = (point for _, point in points(tmp_path / "study"))
+    assert (point.network, point.dense_size) == ("own_networks:small", 64 * 16 + 16 * 10)
+    assert (
+        "answers one input of digits by (1, 3), not by a logit for each of 10 classes"
+        in command("train", "--output", "other", *shared, "own_networks:three", status=2).err
+    )
+    assert (
+        "does not take the inputs of digits, (1, 8, 8)"
+        in command("train", "--output", "other", *shared, "own_networks:wide", status=2).err
+    )
+
+
 def test_search_by_command(command, tmp_path):
     pytest.importorskip("optuna")
     printed = command(
@@ -143,7 +171,7 @@ def test_reproduce_measures_the_distance_to_the_paper(command, mnist, tmp_path):
     assert da.paper == (0.9812, 0.7839)
     small = next(row for row in rows if row.point.recipe == "ATMC-b")
     assert small.series == "ATMC-8"
-    expected = interpolated(curves("mnist")["ATMC-8"], small.point.paper_ratio)
+    expected = interpolated(curves("mnist", 76 / 255, "inf")["ATMC-8"], small.point.paper_ratio)
     assert small.paper == expected
     assert small.difference[1] == pytest.approx(small.point.robust.share - expected[1])
     text = (tmp_path / "study" / "distances.md").read_text()
@@ -162,15 +190,16 @@ def test_panels_are_those_of_the_paper():
 
 def test_the_papers_curves_are_whole():
     for data in ("mnist", "cifar10", "cifar100", "svhn"):
-        found = curves(data)
+        found = curves(data, 76 / 255 if data == "mnist" else 4 / 255, "inf")
         assert set(found) == {"DA", "NAP", "AP", "AL0", "ALR", "ATMC-32", "ATMC-8"}
         for rows in found.values():
             assert rows == sorted(rows)
             assert all(0 < ratio <= 1 and 0 < clean < 1 and 0 <= robust <= clean for ratio, clean, robust in rows)
-    assert curves("cifar10-jpeg") == curves("cifar10")
-    assert curves("digits") == {}
-    assert interpolated(curves("mnist")["ATMC-8"], 0.5) is None
-    assert interpolated(curves("mnist")["ATMC-8"], 0.05519) == (0.9789, 0.7827)
+    assert curves("cifar10-jpeg", 4 / 255, "inf") == curves("cifar10", 4 / 255, "inf") != {}
+    assert curves("digits", 0.1, "inf") == {}
+    assert curves("mnist", 4 / 255, "inf") == curves("cifar10", 4 / 255, "2") == {}
+    assert interpolated(curves("mnist", 76 / 255, "inf")["ATMC-8"], 0.5) is None
+    assert interpolated(curves("mnist", 76 / 255, "inf")["ATMC-8"], 0.05519) == (0.9789, 0.7827)
 
 
 def test_accuracies_have_wilsons_interval():

@@ -112,6 +112,20 @@ def test_points_come_sorted_and_survive_their_file(folder):
     assert {p.label for _, p in read} >= {"DA", "ATMC-3 0.2", "ATMC-32 0.2", "AL0 0.2"}
 
 
+def test_sizes_that_a_recipe_cannot_have_are_left_out(tmp_path, capsys, monkeypatch):
+    study = Study(SETTINGS, tmp_path, curves=False, verbose=False)
+    trained = []
+    monkeypatch.setattr(Study, "point", lambda _, stage: trained.append(stage.name))
+    stages = study.grid(["AL0", "ALR"], [0.2, 0.01], [32], [0])
+    sweep(study, stages)
+    assert set(trained) == {stage.name for stage in stages} - {study.stage("ALR", 0.01, 32, 0).name}
+    assert "is left out: low rank needs 915 entries" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no network can be trained"):
+        sweep(study, [study.stage("ALR", 0.01, 32, 0), study.stage("AL0", 1e-6, 32, 0)])
+    with pytest.raises(ValueError, match="low rank needs"):
+        search(study, Search("ALR", (0.01, 0.2)))
+
+
 def test_other_conditions_in_one_folder_are_refused(folder):
     study, _, _ = folder
     other = dataclasses.replace(study, experiment=dataclasses.replace(SETTINGS, lr=0.01))

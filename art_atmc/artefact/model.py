@@ -225,7 +225,7 @@ class CompressedModel:
 
     def _built(self) -> nn.Module:
         if self.manifest.network is None:
-            raise ValueError("the file names no network; hand over the module: restore(module)")
+            raise ValueError("the file names no network; hand over the module: restore(module), or --network")
         if self.manifest.network not in NETWORKS:
             raise ValueError(f"there is no network `{self.manifest.network}`; the names are {', '.join(NETWORKS)}")
         return NETWORKS[self.manifest.network](self.manifest.nb_classes)

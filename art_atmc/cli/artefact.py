@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-import importlib
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 File = Annotated[Path, typer.Argument(help="A compressed model, such as compressed.atmc.", show_default=False)]
 Network = Annotated[
@@ -66,7 +67,7 @@ def export(
     if kind is Format.onnx:
         from art_atmc.artefact.onnx import export as export_onnx
 
-        export_onnx(model, output, module=load_module(network), dense=dense)
+        export_onnx(model, output, module=load_network(network), dense=dense)
     else:
         from art_atmc.artefact.export import export_npz, export_state_dict
 
@@ -92,22 +93,14 @@ def bench(
     from art_atmc.artefact import latency
 
     torch.set_num_threads(threads)
-    rows = latency.compare(CompressedModel.load(file), load_module(network), seconds=seconds)
+    rows = latency.compare(CompressedModel.load(file), load_network(network), seconds=seconds)
     if json:
         typer.echo(dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
         Console().print(latency.table(rows))
 
 
-def load_module(reference: str | None) -> Any:
-    """The network that ``package.module:function`` builds; modules of the working folder are found too."""
-    if reference is None:
-        return None
-    module, colon, function = reference.partition(":")
-    if not colon:
-        raise ValueError(f"`--network` must be package.module:function, got {reference}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"`--network` {reference} can't be imported: {error}") from None
+def load_network(reference: str | None) -> nn.Module | None:
+    from art_atmc.architecture import import_network
+
+    return None if reference is None else import_network(reference)

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from art_atmc.cli.artefact import Network, load_module
+from art_atmc.cli.artefact import Network, load_network
 
 DataDir = Annotated[Optional[Path], typer.Option(help="Folder of the files of mnist or cifar10.")]  # noqa: UP045
 Threads = Annotated[int, typer.Option(help="CPU threads; one is fastest for small networks.")]
@@ -61,8 +61,8 @@ def evaluate(
     from art_atmc.evaluation.subject import subject
 
     torch.set_num_threads(threads)
-    tested = subject(path, load_module(network))
-    other = tested.dense if dense is None else subject(dense).classifier
+    tested = subject(path, load_network(network))
+    other = tested.dense if dense is None else subject(dense, load_network(network)).classifier
     data, eps, norm = data or tested.data, eps or tested.eps, norm or tested.norm or "inf"
     if data is None or eps is None:
         raise ValueError(f"{path} does not say what it was trained on; give --data and --eps")

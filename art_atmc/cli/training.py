@@ -15,7 +15,10 @@ def train(
     data_dir: Annotated[Optional[Path], typer.Option(help="Folder of the files of mnist or cifar10.")] = None,  # noqa: UP045
     network: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="digits-cnn, lenet, resnet18, resnet34 or wrn-16-8; by default one that suits the data."),
+        typer.Option(
+            help="digits-cnn, lenet, resnet18, resnet34, wrn-16-8, or package.module:function of your own, which "
+            "returns a module; by default one that suits the data."
+        ),
     ] = None,
     eps: Annotated[
         Optional[float],  # noqa: UP045

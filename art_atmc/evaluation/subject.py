@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -45,9 +46,10 @@ def subject(path: Path, module: nn.Module | None = None) -> Subject:
     if (path / "metrics.json").is_file():
         settings = json.loads((path / "metrics.json").read_text())["settings"]
         small = CompressedModel.load(path / "compressed.atmc")
+        plain = None if small.manifest.network else copy.deepcopy(module)
         return Subject(
             small.classifier(module),
-            _dense(path / "dense.safetensors", small, settings["network"]),
+            _dense(path / "dense.safetensors", small, plain),
             settings["data"],
             Path(settings["data_dir"]) if settings["data_dir"] else None,
             settings["eps"],
@@ -63,10 +65,10 @@ def subject(path: Path, module: nn.Module | None = None) -> Subject:
     )
 
 
-def _dense(path: Path, small: CompressedModel, network: str) -> PyTorchClassifier | None:
+def _dense(path: Path, small: CompressedModel, module: nn.Module | None) -> PyTorchClassifier | None:
     if not path.is_file():
         return None
-    model = NETWORKS[network](small.manifest.nb_classes)
+    model = module or NETWORKS[str(small.manifest.network)](small.manifest.nb_classes)
     model.load_state_dict(load_file(path))
     limits = small.manifest.clip_values
     shape = tuple(small.manifest.input_shape)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from art_atmc.constraints import Sparsity
 from art_atmc.decomposition import decompose
-from art_atmc.weights import compressible
+from art_atmc.weights import Weights, compressible
 
-__all__ = ["low_rank_", "ranks"]
+__all__ = ["low_rank_", "ranks", "require_rank_one"]
 
 
 def ranks(singular: dict[str, Tensor], costs: dict[str, int], budget: int) -> dict[str, int]:
@@ -43,6 +43,17 @@ def ranks(singular: dict[str, Tensor], costs: dict[str, int], budget: int) -> di
     return kept
 
 
+def require_rank_one(weights: Weights, density: float) -> None:
+    """
+    :raises ValueError: when the budget of this density does not suffice for rank 1 in every layer.
+    """
+    ranks({name: torch.ones(1) for name in weights}, _costs(weights), Sparsity(density).budget(weights))
+
+
+def _costs(weights: Weights) -> dict[str, int]:
+    return {name: len(w) + w[0].numel() for name, w in weights.items()}
+
+
 @torch.no_grad()
 def low_rank_(model: nn.Module, density: float) -> nn.Module:
     r"""Replace every compressible weight by its best approximation of low rank, as factors of ATMC, in place.
@@ -66,8 +77,7 @@ def low_rank_(model: nn.Module, density: float) -> nn.Module:
     weights = compressible(model)
     budget = Sparsity(density).budget(weights)
     parts = {name: torch.linalg.svd(w.detach().flatten(1), full_matrices=False) for name, w in weights.items()}
-    costs = {name: len(w) + w[0].numel() for name, w in weights.items()}
-    kept = ranks({name: part.S for name, part in parts.items()}, costs, budget)
+    kept = ranks({name: part.S for name, part in parts.items()}, _costs(weights), budget)
     wide = {name: len(w) <= w[0].numel() for name, w in weights.items()}
     decompose(model)
     factors = compressible(model)

@@ -15,8 +15,8 @@ PaperPoint: TypeAlias = tuple[float, float, float]
 """Size ratio by the paper's count, clean accuracy, robust accuracy."""
 
 
-def curves(data: str) -> dict[str, list[PaperPoint]]:
-    """The paper's points for a data set, by series, each from small to large.
+def curves(data: str, eps: float, norm: str) -> dict[str, list[PaperPoint]]:
+    """The paper's points for a data set, by series, each from small to large; none for another attack than its own.
 
     Read off the vector graphics of the NeurIPS 2019 poster, to about 0.0005. The robust accuracies are under the
     paper's attack, PGD without a random start (76/255 and 16 steps on MNIST, 4/255 and 7 steps elsewhere), and the
@@ -24,13 +24,18 @@ def curves(data: str) -> dict[str, list[PaperPoint]]:
 
     :param data: ``mnist``, ``cifar10``, ``cifar100`` or ``svhn``; a copy such as ``cifar10-jpeg75`` is compared with
         its original.
-    :returns: empty for other data.
+    :param eps: radius of the attack, compared to a thousandth.
+    :returns: empty for other data, radii and norms.
 
-    >>> curves("mnist")["DA"]
+    >>> curves("mnist", 76 / 255, "inf")["DA"]
     [(1.0, 0.9812, 0.7839)]
+    >>> curves("mnist", 0.1, "inf")
+    {}
     """
     known = _paper()
     name = data if data in known else data.partition("-")[0]
+    if norm != "inf" or not math.isclose(eps, 76 / 255 if name == "mnist" else 4 / 255, rel_tol=1e-3):
+        return {}
     return {series: [(r, c, a) for r, c, a in rows] for series, rows in known.get(name, {}).items()}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, final
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from art_atmc.experiment import Experiment
@@ -103,7 +104,7 @@ def distances(points: Iterable[Point]) -> list[Distance]:
 
 
 def _distance(point: Point) -> Distance:
-    known = curves(point.data)
+    known = curves(point.data, point.eps, point.norm)
     series = point.series if point.series in known else "ATMC-8" if point.series.startswith("ATMC") else None
     if series is None or series not in known:
         return Distance(point)
@@ -135,13 +136,17 @@ def markdown(rows: Iterable[Distance]) -> str:
 
 
 def table(rows: Iterable[Distance]) -> Table:
-    """For a terminal."""
-    made = Table(caption="differences: ours minus the paper's, clean / robust, at the same size by its count")
-    for column in ("network", "size", "file", "clean", "robust", "paper", "difference"):
+    """For a terminal; with the paper's points where there are any."""
+    rows = list(rows)
+    compared = any(row.paper for row in rows)
+    notes = "size: share of the dense network's, by the paper's count"
+    if compared:
+        notes += "\ndifference: ours minus the paper's, clean / robust, at the same size"
+    made = Table(caption=notes, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("network", "size", "file", "clean", "robust", *(("paper", "difference") if compared else ())):
         made.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for row in rows:
         name, _, size, file, clean, robust, paper, difference = _cells(row)
-        made.add_row(
-            name, size, file, clean.partition(" ")[0], robust.partition(" ")[0], paper.partition(" (")[0], difference
-        )
+        cells = (name, size, file, clean.partition(" ")[0], robust.partition(" ")[0])
+        made.add_row(*cells, *((paper.partition(" (")[0], difference) if compared else ()))
     return made

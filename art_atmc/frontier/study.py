@@ -25,7 +25,7 @@ from art_atmc.evaluation.fingerprints import versions
 from art_atmc.evaluation.square import Square
 from art_atmc.evaluation.suites import SUITES, Access, Attack, Suite, paper
 from art_atmc.experiment import Experiment
-from art_atmc.frontier.low_rank import low_rank_
+from art_atmc.frontier.low_rank import low_rank_, require_rank_one
 from art_atmc.frontier.point import Accuracy, Curve, Examples, Point
 from art_atmc.frontier.recipes import Schedule, Stage, plan
 from art_atmc.network import Network
@@ -33,7 +33,7 @@ from art_atmc.objectives import Natural, Problem
 from art_atmc.size import paper_bits
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training import ObjectiveTrainer, accuracy
-from art_atmc.weights import compressible
+from art_atmc.weights import Weights, compressible
 
 __all__ = ["Study"]
 
@@ -88,6 +88,21 @@ class Study:
             for seed, recipe, density, width in itertools.product(seeds, recipes, densities, bits)
         )
         return list({stage.name: stage for stage in stages}.values())
+
+    def impossible(self, stage: Stage) -> str | None:
+        """Why no network has the size of ``stage``, such as more layers than its budget has entries."""
+        try:
+            for constraint in stage.recipe.constraints(stage.density, stage.bits):
+                constraint.check(self._weights)
+            if stage.recipe.low_rank:
+                require_rank_one(self._weights, stage.density)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return compressible(self.experiment.model(self.dataset)).detach()
 
     def prepare(self) -> None:
         """Make the folder and say in ``study.json`` under which conditions it is filled.
@@ -147,7 +162,7 @@ class Study:
         (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "seconds.json").write_text(json.dumps(seconds))
         constraints = stage.recipe.constraints(stage.density, stage.bits)
-        CompressedModel.of(trainer.get_classifier(), constraints, network=experiment.network).save(
+        CompressedModel.of(trainer.get_classifier(), constraints, network=experiment.network_name).save(
             folder / "model.atmc"
         )
 
@@ -172,7 +187,7 @@ class Study:
     def _tested(self, stage: Stage, folder: Path) -> Point:
         experiment, dataset = self._experiment(stage), self.dataset
         model = CompressedModel.load(folder / "model.atmc")
-        classifier = model.classifier()
+        classifier = model.classifier(None if model.manifest.network else experiment.model(dataset))
         evaluation = evaluate(
             classifier,
             dataset.x_test,

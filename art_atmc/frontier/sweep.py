@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from filelock import Timeout
+from rich.console import Console
 
 from art_atmc.frontier.point import Point
 from art_atmc.frontier.recipes import RECIPES, Stage
@@ -26,10 +27,13 @@ __all__ = ["Search", "search", "sweep"]
 def sweep(study: Study, stages: Sequence[Stage]) -> list[Point]:
     """Train and test every stage that has no point yet.
 
-    Networks that another process is training are waited for at the end; where it died, this one takes them over.
+    Sizes that a recipe can't have are left out, and named on stderr before anything is trained. Networks that another
+    process is training are waited for at the end; where it died, this one takes them over.
 
-    :returns: the points of all stages, in their order.
+    :returns: the points of all stages that are possible, in their order.
+    :raises ValueError: when none is.
     """
+    stages = _possible(study, stages)
     study.prepare()
     busy = []
     for stage in stages:
@@ -42,6 +46,17 @@ def sweep(study: Study, stages: Sequence[Stage]) -> list[Point]:
         with study.lock(stage):
             study.point(stage)
     return [study.point(stage) for stage in stages]
+
+
+def _possible(study: Study, stages: Sequence[Stage]) -> list[Stage]:
+    reasons = {stage.name: study.impossible(stage) for stage in stages}
+    left_out = "\n".join(f"{name} is left out: {reason}" for name, reason in reasons.items() if reason)
+    possible = [stage for stage in stages if not reasons[stage.name]]
+    if not possible:
+        raise ValueError(f"no network can be trained:\n{left_out}")
+    if left_out:
+        Console(stderr=True).print(left_out, markup=False, soft_wrap=True)
+    return possible
 
 
 @final
@@ -84,8 +99,10 @@ def search(study: Study, wanted: Search) -> list[Point]:
 
     :returns: the points of all finished trials, by size.
     :raises ImportError: without Optuna, naming the extra.
+    :raises ValueError: when no network has the least density.
     """
     optuna = _optuna()
+    _possible(study, [study.stage(wanted.recipe, wanted.densities[0], wanted.bits[0], wanted.seed)])
     study.prepare()
     journal = optuna.storages.journal.JournalFileBackend(str(study.output / "journal.log"))
     trials = optuna.create_study(

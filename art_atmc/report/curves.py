@@ -40,7 +40,8 @@ COUNTS: Final[tuple[tuple[str, Callable[[Point], float], str], ...]] = (
 
 def tradeoff(lines: Sequence[Line]) -> list[Picture]:
     """Accuracy against size: by the paper's count with the paper's points behind, then by the bytes of the file."""
-    paper = curves(lines[0].sizes[0].point.data)
+    first = lines[0].sizes[0].point
+    paper = curves(first.data, first.eps, first.norm)
     made = []
     for count, ratio, label in COUNTS:
         for column, (kind, accuracy) in enumerate(ACCURACIES, 1):

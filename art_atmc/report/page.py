@@ -66,7 +66,7 @@ def _html(found: Sequence[Result], left_out: Sequence[LeftOut], pictures: Mappin
         left_out=left_out,
         rows=summary.rows(drawn),
         seeds=summary.seeds(drawn),
-        of_paper=bool(curves(found[0].point.data)),
+        of_paper=bool(curves(found[0].point.data, found[0].point.eps, found[0].point.norm)),
         inside=shown(found),
         examined=_examined(found),
         most_codebooks=CODEBOOKS,
