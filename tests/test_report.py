@@ -247,7 +247,7 @@ def test_seeds_are_one_row_and_a_row_each(swept, page):
     assert [p.seed for p in points] == [0, 1]
     row = page.row("ATMC-4", 0.05, 4)
     spread = Spread.of([p.robust.share for p in points])
-    assert row[4] == f"{spread.mean:.1%} ± {spread.std:.1%}2 seeds, {spread.min:.1%} to {spread.max:.1%}"
+    assert row[4] == f"{spread.mean:.1%} ± {spread.std:.1%}{spread.min:.1%} to {spread.max:.1%}"
     assert row[9] == "0, 1"
     assert len(page.tables) == 2
     assert [cells[9] for cells in page.tables[1][2:]] == ["0", "1"]

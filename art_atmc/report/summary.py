@@ -133,7 +133,7 @@ def _accuracy(size: Size, accuracy: Callable[[Point], Accuracy]) -> tuple[str, s
     if spread.std is None:
         low, high = accuracy(size.point).interval
         return f"{spread.mean:.1%}", f"{low:.1%} to {high:.1%}"
-    return f"{spread.mean:.1%} ± {spread.std:.1%}", f"{spread.n} seeds, {spread.min:.1%} to {spread.max:.1%}"
+    return f"{spread.mean:.1%} ± {spread.std:.1%}", f"{spread.min:.1%} to {spread.max:.1%}"
 
 
 def _share(accuracy: Accuracy) -> str:
