@@ -75,9 +75,7 @@ def test_pgd_with_restarts_against_art(compare, no_self_checks, problem, eps):
     accuracies: dict[str, list[float]] = {"ours": [], "ART": []}
 
     def ours():
-        result = evaluate(
-            classifier, x, y, suite=suite, batch_size=256, seed=len(accuracies["ours"]), verbose=False
-        )
+        result = evaluate(classifier, x, y, suite=suite, batch_size=256, seed=len(accuracies["ours"]), verbose=False)
         accuracies["ours"].append(result.robust_accuracy)
 
     def theirs():
