@@ -288,7 +288,8 @@ def _table(metrics: dict[str, Any]) -> Table:
     table = Table(
         title=f"{metrics['data']['name']}, {metrics['data']['test']} test images, PGD eps {attack['eps']:.3g}, "
         f"{attack['max_iter']} steps, norm {attack['norm']}",
-        caption="codes: most non-zero values in a tensor; paper: its count, without positions",
+        caption="codes: most non-zero values in a tensor; paper: its count, without positions\n"
+        "robust: against this attack alone; art-atmc evaluate has stronger ones",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
