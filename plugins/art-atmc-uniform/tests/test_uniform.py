@@ -47,7 +47,8 @@ def least(row, constraint):
     if not w.any():
         return 0.0
     if constraint.power_of_two:
-        scales = [2.0**e for e in range(-30, 10)]
+        exponents = [math.frexp(v)[1] for v in w if v]
+        scales = [math.ldexp(1.0, e) for e in range(min(exponents) - 6, max(exponents) + 6)]
     else:
         reach = max(high for _, high in ranges(constraint))
         breaks = sorted({abs(v) / (k - 0.5) for v in w if v for k in range(1, reach + 2)})
