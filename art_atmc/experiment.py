@@ -98,20 +98,27 @@ class Experiment:
             )
         self.constraints()
         Adversarial(self.attack(), self.clean_share)
-        self.attack(self.test_max_iter)
+        self.test_attack()
 
     def constraints(self) -> list[Constraint]:
         if self.density is None or self.bits is None:
             return [parse(text) for text in self.constraint]
         return [Sparsity(self.density), *([] if self.bits == 32 else [Quantization(self.bits)])]
 
-    def attack(self, max_iter: int | None = None) -> PGD:
-        """PGD with a random start; the step is the paper's, 1.25 eps / n, where none is given."""
-        steps = self.max_iter if max_iter is None else max_iter
+    def attack(self) -> PGD:
+        """For training: PGD with a random start; the step is the paper's, 1.25 eps / n, where none is given."""
+        return self._pgd(self.max_iter, 1.25)
+
+    def test_attack(self) -> PGD:
+        """For the test: steps of 2.5 eps / n, which reach the far side of the ball from wherever they start."""
+        assert self.test_max_iter is not None
+        return self._pgd(self.test_max_iter, 2.5)
+
+    def _pgd(self, steps: int, reach: float) -> PGD:
         if self.norm not in ("inf", "1", "2"):
             raise ValueError(f"`--norm` must be inf, 2 or 1, got {self.norm}")
         assert self.eps is not None
-        step = 1.25 * self.eps / max(steps, 1) if self.eps_step is None else self.eps_step
+        step = reach * self.eps / max(steps, 1) if self.eps_step is None else self.eps_step
         return PGD(self.eps, step, steps, float(self.norm))
 
     def run(self, output: Path, *, overwrite: bool = False, verbose: bool = True) -> dict[str, Any]:
@@ -226,7 +233,7 @@ class Experiment:
         batches = ArrayBatches(x, y, 500)
         network = Network(classifier, batches.sample().to(classifier.device))
         problem = Problem(classifier, network, torch.Generator(classifier.device).manual_seed(self.seed))
-        attack = self.attack(self.test_max_iter)
+        attack = self.test_attack()
         clean, robust = accuracy(problem, batches), accuracy(problem, batches, attack)
         return {
             "clean_accuracy": clean,

@@ -71,7 +71,7 @@ def test_metrics_hold_what_was_done_and_found(run):
         assert low < metrics[kind]["robust_accuracy"] < high
         assert metrics[kind]["robust_accuracy"] <= metrics[kind]["clean_accuracy"]
         assert metrics[kind]["attack"] == {
-            "name": "PGD", "eps": 0.1, "eps_step": pytest.approx(0.125 / 7), "max_iter": 7, "norm": "inf",
+            "name": "PGD", "eps": 0.1, "eps_step": pytest.approx(0.25 / 7), "max_iter": 7, "norm": "inf",
             "random_start": True, "restarts": 1, "momentum": 0.0,
         }  # fmt: skip
     small = metrics["compressed"]

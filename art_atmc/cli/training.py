@@ -24,7 +24,10 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option(help="Radius of the attack; by default 0.1 for digits, 76/255 for mnist, 8/255 else."),
     ] = None,
-    eps_step: Annotated[Optional[float], typer.Option(help="Step; by default 1.25 eps / max-iter.")] = None,  # noqa: UP045
+    eps_step: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Step; by default 1.25 eps / max-iter, and 2.5 eps / test-max-iter in the final test."),
+    ] = None,
     max_iter: Annotated[int, typer.Option(help="Steps of the attack in training.")] = 7,
     test_max_iter: Annotated[Optional[int], typer.Option(help="Steps in the final test; by default max-iter.")] = None,  # noqa: UP045
     norm: Annotated[str, typer.Option(help="inf, 2 or 1.")] = "inf",

@@ -234,7 +234,7 @@ class Study:
         eps, norm, steps = float(experiment.eps or 0), float(experiment.norm), int(experiment.test_max_iter or 7)
         if self.suite != "test":
             return SUITES[self.suite](eps, norm, steps)
-        attack = experiment.attack(steps)
+        attack = experiment.test_attack()
         square = Attack(f"Square-{QUERIES}", Square(eps, norm, QUERIES), Access.OUTPUTS)
         return Suite("test", eps, norm, (Attack(f"PGD-{steps}", attack), paper(eps, norm, steps), square))
 

@@ -15,6 +15,7 @@ import torch
 
 from art_atmc.experiment import Experiment
 
+STEP = 0.125 / 7  # of the attack in training, and here in the test too
 BUDGET = "bit-budget:total_bits=13600"  # what density 0.05 with 4 bits takes by the paper's count
 VARIANTS: dict[str, dict[str, Any]] = {
     "density 0.05, 4 bits": {"constraint": ("sparsity:density=0.05", "quantization:bits=4")},
@@ -39,7 +40,7 @@ def main(output: Path) -> None:
         for seed in range(3):
             folder = output / name.replace(" ", "-").replace(",", "") / str(seed)
             if not (folder / "metrics.json").exists():
-                Experiment("digits", **settings, seed=seed, dense=False).run(folder, verbose=False)
+                Experiment("digits", **settings, eps_step=STEP, seed=seed, dense=False).run(folder, verbose=False)
             rows.append(json.loads((folder / "metrics.json").read_text())["compressed"])
         keys = ("nnz", "paper_bits", "clean_accuracy", "robust_accuracy")
         nnz, bits, clean, robust = (statistics.mean(row[key] for row in rows) for key in keys)

@@ -22,6 +22,7 @@ from art_atmc.artefact.latency import latency
 from art_atmc.experiment import Experiment
 from art_atmc.networks import digits_cnn
 
+STEP = 0.125 / 7  # of the attack in training, and here in the test too
 CONSTRAINTS = (
     "filter-sparsity:density=0.5",
     "filter-sparsity:density=0.25",
@@ -58,7 +59,12 @@ def measured(constraint: str, seed: int, output: Path) -> dict[str, Any]:
     folder = output / constraint.translate(str.maketrans(":,=", "---")) / str(seed)
     if not (folder / "metrics.json").exists():
         experiment = Experiment(
-            "digits", constraint=(constraint,), factored=False, seed=seed, dense=constraint == CONSTRAINTS[0]
+            "digits",
+            constraint=(constraint,),
+            eps_step=STEP,
+            factored=False,
+            seed=seed,
+            dense=constraint == CONSTRAINTS[0],
         )
         experiment.run(folder, verbose=False)
     return json.loads((folder / "metrics.json").read_text()) | {"small": shrunk(folder)}

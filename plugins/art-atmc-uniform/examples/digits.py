@@ -14,6 +14,7 @@ import torch
 
 from art_atmc.experiment import Experiment
 
+STEP = 0.125 / 7  # of the attack in training, and here in the test too
 VARIANTS = {
     "codebook of 16 values": "quantization:bits=4",
     "8 bits": "uniform-quantization:bits=8",
@@ -35,7 +36,9 @@ def main(output: Path) -> None:
             folder = output / name.replace(" ", "-").replace(",", "") / str(seed)
             if not (folder / "metrics.json").exists():
                 constraints = ("sparsity:density=0.05", constraint)
-                Experiment("digits", constraint=constraints, seed=seed, dense=False).run(folder, verbose=False)
+                Experiment("digits", constraint=constraints, eps_step=STEP, seed=seed, dense=False).run(
+                    folder, verbose=False
+                )
             rows.append(json.loads((folder / "metrics.json").read_text())["compressed"])
         clean, robust, seconds = (
             [row[key] for row in rows] for key in ("clean_accuracy", "robust_accuracy", "seconds")
