@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks run many times slower on torch's default threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-plugins test-slow fuzz lint types docs bench tox clean
+.PHONY: demo test test-plugins test-slow fuzz lint news types docs bench tox clean
 
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
@@ -34,6 +34,10 @@ fuzz: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/towncrier build --draft --version unreleased > /dev/null
+
+news: $(VENV)/ready
+	@$(BIN)/towncrier build --draft --version unreleased
 
 types: $(VENV)/ready
 	$(BIN)/mypy
