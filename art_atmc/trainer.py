@@ -3,75 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
 
 import numpy as np
 from art.defences.trainer import Trainer
 from pydantic import JsonValue
 from sklearn.exceptions import NotFittedError
 
-from art_atmc.artefact.model import CompressedModel
-from art_atmc.classifier import CompressedClassifier
-from art_atmc.constraints import Constraint
-from art_atmc.decomposition import check_decomposable, decompose, decomposed, factors_of
-from art_atmc.enforcement import enforced, projected
-from art_atmc.objectives import Adversarial, Objective
+from art_atmc.classifiers.compressed import CompressedClassifier
+from art_atmc.compression.constraints import Constraint
+from art_atmc.compression.enforcement import enforced, projected
+from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
+from art_atmc.compression.schedule import Tightening
+from art_atmc.compression.solvers import Solver, SolverFactory, default_solver
+from art_atmc.compression.weights import compressible
+from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
-from art_atmc.solvers import ADMM, ProjectedGradient, Ramp, Solver
-from art_atmc.training import ObjectiveTrainer, check_classifier
-from art_atmc.weights import Weights, compressible
+from art_atmc.training.loop import ObjectiveTrainer, check_classifier
+from art_atmc.training.objectives import Adversarial, Objective
 
-__all__ = ["ATMCTrainer", "Tightening", "default_solver"]
-
-SolverFactory: TypeAlias = Callable[[Weights, Constraint, Ramp], Solver]
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Tightening:
-    r"""When the constraints tighten, as shares of the run.
-
-    Within ``support`` the density falls along a cubic from 1 to its target; from ``codebook`` on the codebook acts. The
-    default was chosen on validation data (decision 0005). ``Tightening(support=(a, a), codebook=b)`` are the stages of
-    the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
-
-    :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
-    :param codebook: share of the run after which the codebook acts, in [0, 1).
-    :raises ValueError: for shares out of order or range.
-
-    >>> Tightening().support_ramp(steps=1000)
-    Ramp(start=0, end=750)
-    """
-
-    support: tuple[float, float] = (0.0, 0.75)
-    codebook: float = 0.75
-
-    def __post_init__(self) -> None:
-        start, end = self.support
-        if not (0 <= start <= end <= 1 and 0 <= self.codebook < 1):
-            raise ValueError(
-                f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
-                f"in [0, 1), got {self.codebook}; they are shares of the run"
-            )
-
-    def support_ramp(self, steps: int) -> Ramp:
-        start, end = self.support
-        return Ramp(math.floor(start * steps), math.floor(end * steps))
-
-    def codebook_ramp(self, steps: int) -> Ramp:
-        return Ramp(math.floor(self.codebook * steps), math.floor(self.codebook * steps))
-
-
-def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
-    """ADMM for a codebook or grid, projection after each step for everything else (ATMC, Algorithm 1)."""
-    if constraint.coded:
-        return ADMM(weights, constraint, rho=0.1, every=10, ramp=ramp)
-    return ProjectedGradient(weights, constraint, ramp=ramp)
+__all__ = ["ATMCTrainer"]
 
 
 @final

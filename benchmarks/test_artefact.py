@@ -54,7 +54,7 @@ def test_file_against_the_entropy_bound(benchmark, report, tmp_path, network, de
 @pytest.mark.parametrize(("network", "density", "bits"), SIZES)
 def test_onnx_against_the_file(benchmark, report, tmp_path, network, density, bits, spread):
     pytest.importorskip("onnx")
-    from art_atmc.artefact.onnx import export
+    from art_atmc.files.onnx import export
 
     model = compressed(network, density, bits, spread)
     benchmark.pedantic(export, (model, tmp_path / "model.onnx"), rounds=1)

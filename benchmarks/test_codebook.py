@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from art_atmc.codebook import fit_codebook, nearest_code
+from art_atmc.compression.codebook import fit_codebook, nearest_code
 
 CODES = 256
 
@@ -71,7 +71,7 @@ def test_milliseconds_of_a_small_tensor(benchmark, report, warm, to_reach):
 MEMORY = """
 import numpy as np, torch
 from pathlib import Path
-from art_atmc.codebook import fit_codebook
+from art_atmc.compression.codebook import fit_codebook
 def kilobytes(key):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith(key))
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from mutants import Sample, damaged, forged, samples
 from torch import nn
 
 from art_atmc import CompressedModel
-from art_atmc.artefact.state import torch_names
+from art_atmc.files.state_names import torch_names
 
 MAX_BYTES = 1 << 22
 SECONDS = 1.0  # of this process, so that a busy machine changes nothing

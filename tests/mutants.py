@@ -18,8 +18,8 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_atmc import CompressedModel, Quantization, Sparsity, compressible, decompose
-from art_atmc.artefact.container import KEY, VERSION, _digest, serialized
-from art_atmc.constraints import Constraint
+from art_atmc.compression.constraints import Constraint
+from art_atmc.files.container import KEY, VERSION, _digest, serialized
 
 NUMBERS = [0, 1, -1, 2, 3, 20, 21, 63, 64, 65, 65_537, 2**31, 2**47, 2**48, 10**18, 10**30, 0.5, math.nan, -math.inf]
 ODD = [*NUMBERS, None, True, "", ".", "a", "\0", "é\n", "bool", "int8", "float64", [], {}, [[]], {"": 0}, [0] * 65]

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from art_atmc.adversaries import PGD, Adversary, evaluating, frozen
-from art_atmc.art_attacks import ARTAttack, adversary
+from art_atmc.attacks.art import ARTAttack, adversary
+from art_atmc.attacks.base import Adversary
+from art_atmc.attacks.pgd import PGD
+from art_atmc.classifiers.modes import evaluating, frozen
 
 SHAPE, CLASSES = (2, 6, 6), 3
 NORMS = [math.inf, 2, 1]
@@ -645,7 +647,7 @@ def test_art_attack_on_another_estimator_keeps_both_networks() -> None:
 
 
 def test_import_does_not_load_art() -> None:
-    code = "import sys, art_atmc.art_attacks; sys.exit('art' in sys.modules)"
+    code = "import sys, art_atmc.attacks.art; sys.exit('art' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -27,7 +27,7 @@ from art_atmc import (
     decompose,
     recompose,
 )
-from art_atmc.artefact.export import export_npz, export_state_dict
+from art_atmc.files.state_dict import export_npz, export_state_dict
 from art_atmc.networks import digits_cnn, lenet
 
 CONSTRAINTS = [Sparsity(density=0.1), Quantization(bits=4)]
@@ -348,7 +348,7 @@ def test_report_of_a_tall_factored_weight_has_its_rank():
 def test_loading_neither_pickles_nor_needs_the_network():
     """Reading a file must not import what could run code from it."""
     source = (
-        "import art_atmc.artefact.container, sys;"
+        "import art_atmc.files.container, sys;"
         "assert 'art_atmc.networks' not in sys.modules, 'container needs no network'"
     )
     subprocess.run([sys.executable, "-c", source], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

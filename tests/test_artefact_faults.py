@@ -29,8 +29,8 @@ from mutants import Small, Tied, forge, samples
 from torch import nn
 
 from art_atmc import CompressedModel
-from art_atmc.artefact.container import MAX_HEADER, MAX_INDEX, Entry, Index
-from art_atmc.artefact.encoding import EncodedTensor, decode, encode
+from art_atmc.files.container import MAX_HEADER, MAX_INDEX, Entry, Index
+from art_atmc.files.encoding import EncodedTensor, decode, encode
 
 MEGABYTES = 256
 LINUX = sys.platform == "linux"

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from art_atmc import PGD, Natural, ObjectiveTrainer
-from art_atmc.augmentation import crop_and_flip
-from art_atmc.batches import ArrayBatches
-from art_atmc.objectives import Adversarial
+from art_atmc.training.augmentation import crop_and_flip
+from art_atmc.training.batches import ArrayBatches
+from art_atmc.training.objectives import Adversarial
 
 
 def shifted(image, top, left, mirrored, padding):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from art_atmc.cifar import CLASSES, RECORD
 from art_atmc.data import load
+from art_atmc.data.cifar import CLASSES, RECORD
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from art.attacks.evasion import (
 from torch import nn
 
 from art_atmc import PGD, ATMCTrainer, CompressedClassifier, Quantization, Sparsity, compressible, decompose
-from art_atmc.decomposition import decomposed
+from art_atmc.compression.factors import decomposed
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_of_keeps_preprocessing_and_shares_model_and_optimizer(make_classifier, 
 
 
 def test_weights_are_formed_once_a_predict(robust, digits, monkeypatch):
-    from art_atmc.decomposition import LowRankPlusSparse
+    from art_atmc.compression.factors import LowRankPlusSparse
 
     formed = []
     forward = LowRankPlusSparse.forward

@@ -12,10 +12,10 @@ import pytest
 from art_atmc import CompressedModel
 from art_atmc.cli import main
 from art_atmc.evaluation import Evaluation
-from art_atmc.experiment import Experiment
-from art_atmc.frontier.paper import curves, interpolated
-from art_atmc.frontier.point import Accuracy, points
-from art_atmc.frontier.reproduce import PANELS, distances, markdown
+from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.paper import curves, interpolated
+from art_atmc.experiments.point import Accuracy, points
+from art_atmc.experiments.reproduce import PANELS, distances, markdown
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from art_atmc import codebook as module
-from art_atmc.codebook import fit_codebook, nearest_code
+from art_atmc.compression import codebook as module
+from art_atmc.compression.codebook import fit_codebook, nearest_code
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Few different values make ties and repeats; the wide range makes tails.

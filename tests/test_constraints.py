@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from art_atmc import Quantization, Sparsity, Weights
-from art_atmc.constraints import largest
+from art_atmc.compression.constraints import largest
 
 floats = st.floats(-100, 100, width=32, allow_subnormal=False)
 tied = st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0])
@@ -206,7 +206,7 @@ def test_a_sample_that_misleads_falls_back_to_the_full_ranking():
 
 
 def test_projection_near_a_point_starts_from_its_codes(monkeypatch):
-    import art_atmc.constraints as module
+    import art_atmc.compression.constraints as module
 
     starts = []
     fit = module.fit_codebook

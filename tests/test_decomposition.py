@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from art_atmc import compressible, decompose, recompose
-from art_atmc.decomposition import LowRankPlusSparse, decomposed, factors_of
+from art_atmc.compression.factors import LowRankPlusSparse, decomposed, factors_of
 
 LAYERS = {
     "linear": (nn.Linear(5, 3), (2, 5)),

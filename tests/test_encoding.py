@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from art_atmc import Quantization, Sparsity, Weights
-from art_atmc.artefact.encoding import DTYPES, EncodedTensor, decode, encode, entropy_bits
+from art_atmc.files.encoding import DTYPES, EncodedTensor, decode, encode, entropy_bits
 
 
 def bits_of(tensor):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from art_atmc import ADMM, ProjectedGradient, Quantization, Ramp, Sparsity, compressible, decompose, enforced
-from art_atmc.enforcement import finalize, projected
+from art_atmc.compression.enforcement import finalize, projected
 
 
 def problem(seed=0):

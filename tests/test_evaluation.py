@@ -18,7 +18,7 @@ from art.preprocessing.preprocessing import Preprocessor
 from torch import nn
 
 from art_atmc import PGD, CompressedClassifier
-from art_atmc.adversaries import Adversary
+from art_atmc.attacks.base import Adversary
 from art_atmc.evaluation import (
     APGD,
     WRM,

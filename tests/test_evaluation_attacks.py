@@ -18,11 +18,11 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from art_atmc import PGD
+from art_atmc.attacks.apgd import _Climb, _SparseClimb
+from art_atmc.attacks.ball import box, inside, length, project, random_point
+from art_atmc.attacks.built import check_importable
+from art_atmc.attacks.square import margin
 from art_atmc.evaluation import APGD, DLR, WRM, Built, CrossEntropy, Square, StraightThrough, quick
-from art_atmc.evaluation.apgd import _Climb, _SparseClimb
-from art_atmc.evaluation.attacks import check_importable
-from art_atmc.evaluation.balls import box, inside, length, project, random_point
-from art_atmc.evaluation.square import margin
 
 NORMS = [math.inf, 2, 1]
 RADII = {math.inf: 0.12, 2: 0.8, 1: 3.0}

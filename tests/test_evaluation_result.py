@@ -21,7 +21,7 @@ from torch import nn
 
 import art_atmc.evaluation
 from art_atmc import PGD, decompose
-from art_atmc.art_attacks import ARTAttack
+from art_atmc.attacks.art import ARTAttack
 from art_atmc.evaluation import (
     APGD,
     DLR,
@@ -42,7 +42,8 @@ from art_atmc.evaluation import (
     thorough,
     wilson,
 )
-from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of, versions
+from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of
+from art_atmc.support.versions import versions
 
 
 def outcomes(text: str) -> np.ndarray:

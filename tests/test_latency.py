@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from art_atmc import CompressedModel, decompose
-from art_atmc.artefact import latency as module_under_test
-from art_atmc.artefact.latency import Latency, Row, compare, latency, table
-from art_atmc.decomposition import decomposed
+from art_atmc.compression.factors import decomposed
+from art_atmc.evaluation import latency as module_under_test
+from art_atmc.evaluation.latency import Latency, Row, compare, latency, table
 
 with_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in module_under_test.ONNX), reason="needs the onnx extra"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from art_atmc import Sparsity, compressible
-from art_atmc.frontier.low_rank import low_rank_, ranks
+from art_atmc.experiments.low_rank import low_rank_, ranks
 
 
 def network(seed=0):

@@ -7,7 +7,7 @@ from art.defences.preprocessor import FeatureSqueezing, LabelSmoothing
 from art.preprocessing.preprocessing import PreprocessorPyTorch
 from torch import nn
 
-from art_atmc.network import Network
+from art_atmc.classifiers.network import Network
 
 
 @pytest.fixture

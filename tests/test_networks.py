@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, relu
 
+from art_atmc.compression.weights import compressible
 from art_atmc.data import load
 from art_atmc.networks import NETWORKS, digits_cnn, lenet, resnet18, wide_resnet16_8
-from art_atmc.weights import compressible
 
 
 @pytest.mark.parametrize(

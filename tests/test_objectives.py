@@ -6,8 +6,8 @@ from art.attacks.evasion import DeepFool, ProjectedGradientDescent
 from torch.nn import functional as F
 
 from art_atmc import PGD, TRADES, Adversarial
-from art_atmc.network import Network
-from art_atmc.objectives import Problem
+from art_atmc.classifiers.network import Network
+from art_atmc.training.objectives import Problem
 
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
 

@@ -23,8 +23,8 @@ pytest.importorskip("onnxscript")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from art_atmc.artefact.compaction import compact  # noqa: E402
-from art_atmc.artefact.onnx import export  # noqa: E402
+from art_atmc.files.onnx import export  # noqa: E402
+from art_atmc.files.onnx_constants import compact  # noqa: E402
 
 
 def run(path_or_bytes, **inputs):
@@ -290,7 +290,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, 9, np.float32), tensor.name))
         return proto
 
-    monkeypatch.setattr("art_atmc.artefact.compaction.compact", broken)
+    monkeypatch.setattr("art_atmc.files.onnx_constants.compact", broken)
     with pytest.raises(RuntimeError, match="outputs are .* from the network.s.* export the state dict instead"):
         export(small, tmp_path / "model.onnx", module=make())
     assert not (tmp_path / "model.onnx").exists()
@@ -310,6 +310,6 @@ def test_older_torch_is_refused(tmp_path, monkeypatch, version):
 
 
 def test_kinds_hold_what_they_say():
-    from art_atmc.artefact.compaction import KINDS
+    from art_atmc.files.onnx_constants import KINDS
 
     assert KINDS == {0.5: TensorProto.UINT4, 1: TensorProto.UINT8, 2: TensorProto.UINT16}

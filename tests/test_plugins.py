@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from art_atmc import ADMM, Constraint, ProjectedGradient, Quantization, Sparsity, Weights, plugins
-from art_atmc.enforcement import finalize
-from art_atmc.fields import fields_of, literal_call, split_items, typed, values_of
+from art_atmc.compression.enforcement import finalize
+from art_atmc.plugins import registry
+from art_atmc.plugins.literals import fields_of, literal_call, split_items, typed, values_of
+from art_atmc.support.versions import provider
 
 GOOD = """
     from __future__ import annotations
@@ -79,8 +81,8 @@ def test_our_own_constraints_come_by_the_same_path():
     assert plugins.load("quantization") is Quantization
     ours = [p for p in plugins.available() if p.ours]
     assert [(p.name, p.target, p.problem) for p in ours] == [
-        ("quantization", "art_atmc.constraints:Quantization", None),
-        ("sparsity", "art_atmc.constraints:Sparsity", None),
+        ("quantization", "art_atmc.compression:Quantization", None),
+        ("sparsity", "art_atmc.compression:Sparsity", None),
     ]
 
 
@@ -111,7 +113,7 @@ def test_a_plugin_is_found_by_name_text_and_repr(install):
     assert plugins.load("acme-constraints/clip") is kind
     assert plugins.parse("clip:limit=0.5,shape=(1,2,3)") == kind(0.5, shape=(1, 2, 3))
     assert plugins.from_repr(repr(kind(2.0, signed=False))) == kind(2.0, signed=False)
-    assert plugins.provider(kind) == "acme-constraints 1.0"
+    assert provider(kind) == "acme-constraints 1.0"
     described = plugins.describe("clip")
     assert described.summary == "Values of at most a limit."
     assert [str(f) for f in described.fields] == [
@@ -236,7 +238,7 @@ def test_the_switch_leaves_our_own_only(install, monkeypatch):
     monkeypatch.setenv("ART_ATMC_PLUGINS", "no")
     with pytest.raises(ValueError, match="`ART_ATMC_PLUGINS` must be on or off, got 'no'"):
         plugins.available()
-    assert plugins.provider(type(clip)) == "acme 1.0"
+    assert provider(type(clip)) == "acme 1.0"
     monkeypatch.setenv("ART_ATMC_PLUGINS", "on")
     assert "clip" in names()
 
@@ -247,7 +249,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_a_missing_installation_is_said(monkeypatch):
-    monkeypatch.setattr(plugins.metadata, "distributions", lambda: iter(()))
+    monkeypatch.setattr(registry.metadata, "distributions", lambda: iter(()))
     with pytest.raises(ValueError, match="installed are: none; art-atmc itself is not installed"):
         plugins.load("sparsity")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from art_atmc import FixedSupport, Quantization, Sparsity
-from art_atmc.frontier.recipes import RECIPES, Schedule, plan
+from art_atmc.experiments.recipes import RECIPES, Schedule, plan
 
 
 def test_every_recipe_of_the_paper_is_there():

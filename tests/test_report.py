@@ -21,17 +21,17 @@ from torch import nn
 pytest.importorskip("matplotlib")
 
 from art_atmc import CompressedModel, Quantization, Sparsity, compressible, decompose
+from art_atmc.compression.paper_size import paper_bits
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding, Severity
-from art_atmc.evaluation.statistics import Spread
 from art_atmc.evaluation.suites import Access
-from art_atmc.frontier.paper import curves
-from art_atmc.frontier.point import Accuracy, Curve, Examples, Point
+from art_atmc.experiments.paper import curves
+from art_atmc.experiments.point import Accuracy, Curve, Examples, Point
+from art_atmc.experiments.report import write
+from art_atmc.experiments.report.drawing import looks
+from art_atmc.experiments.report.pictures import shown
+from art_atmc.experiments.report.results import results
 from art_atmc.networks import digits_cnn
-from art_atmc.report import write
-from art_atmc.report.drawing import looks
-from art_atmc.report.pictures import shown
-from art_atmc.report.results import results
-from art_atmc.size import paper_bits
+from art_atmc.support.statistics import Spread
 
 TEST = 200
 RADII = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -459,7 +459,7 @@ def test_report_leaves_no_trace_in_matplotlib(tmp_path):
 
 
 def test_missing_matplotlib_is_named_with_its_extra():
-    code = "import sys; sys.modules['matplotlib'] = None; import art_atmc.report"
+    code = "import sys; sys.modules['matplotlib'] = None; import art_atmc.experiments.report"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'art-atmc[report]'" in result.stderr
     assert "ImportError" in result.stderr

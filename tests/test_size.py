@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from art_atmc import Quantization, Weights
-from art_atmc.size import TensorSize, paper_bits, tensor_sizes
+from art_atmc.compression.paper_size import TensorSize, paper_bits, tensor_sizes
 
 
 def test_sizes_count_non_zeros_and_distinct_values():

@@ -14,10 +14,10 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from art_atmc import decompose
-from art_atmc.artefact import structure
-from art_atmc.artefact.layers import Blocks, CompressedRows
-from art_atmc.artefact.structure import MultiplyAdds, multiply_adds, optimized, run_factors
-from art_atmc.decomposition import decomposed
+from art_atmc.compression.factors import decomposed
+from art_atmc.inference import optimize as structure
+from art_atmc.inference.layers import Blocks, CompressedRows
+from art_atmc.inference.optimize import MultiplyAdds, multiply_adds, optimized, run_factors
 
 
 def masked(layer: nn.Module, rows: float, channels: float, entries: float, seed: int = 0) -> nn.Module:
@@ -360,7 +360,7 @@ def test_modes_and_random_state_stay(monkeypatch):
 def test_beta_warning_is_silenced_here_only():
     program = """
 import torch, warnings
-from art_atmc.artefact.layers import CompressedRows
+from art_atmc.inference.layers import CompressedRows
 filters = list(warnings.filters)
 layer = CompressedRows(torch.eye(3), None)
 layer(torch.ones(2, 3))

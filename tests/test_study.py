@@ -16,12 +16,12 @@ import torch
 
 from art_atmc import CompressedModel, Quantization, Sparsity
 from art_atmc.evaluation import Evaluation
-from art_atmc.experiment import Experiment
-from art_atmc.frontier import study as module
-from art_atmc.frontier.point import Examples, Point, points
-from art_atmc.frontier.recipes import RECIPES, Schedule
-from art_atmc.frontier.study import Study
-from art_atmc.frontier.sweep import Search, search, sweep
+from art_atmc.experiments import study as module
+from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.point import Examples, Point, points
+from art_atmc.experiments.recipes import RECIPES, Schedule
+from art_atmc.experiments.study import Study
+from art_atmc.experiments.sweep import Search, search, sweep
 
 SETTINGS = Experiment("digits", epochs=4, max_iter=2, lr=0.1)
 
@@ -166,9 +166,9 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from art_atmc.experiment import Experiment
-from art_atmc.frontier.study import Study
-from art_atmc.frontier.sweep import sweep
+from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.study import Study
+from art_atmc.experiments.sweep import sweep
 settings = Experiment("digits", epochs=2, max_iter=1, batch_size=256)
 study = Study(settings, Path(sys.argv[1]), curves=False, verbose=False)
 sweep(study, study.grid(["AP", "AL0", "ATMC-b"], [0.2, 0.1], [3], [0]))

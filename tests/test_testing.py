@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from art_atmc import ADMM, Constraint, FixedSupport, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
-from art_atmc.randomness import isolated_randomness
+from art_atmc.support.randomness import isolated_randomness
 from art_atmc.testing import check_constraint, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
 

@@ -37,7 +37,7 @@ from art_atmc import (
     decompose,
     recompose,
 )
-from art_atmc.decomposition import decomposed
+from art_atmc.compression.factors import decomposed
 
 CONSTRAINTS = [Sparsity(density=0.2), Quantization(bits=3)]
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from art_atmc import __version__
+        from art_atmc._version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

@@ -36,7 +36,7 @@ def inspect(
     """Show what a compressed model holds, tensor by tensor, beside the bounds of its size."""
     from rich.console import Console
 
-    from art_atmc import CompressedModel
+    from art_atmc.files import CompressedModel
 
     model = CompressedModel.load(file)
     if verify:
@@ -61,15 +61,15 @@ def export(
     network: Network = None,
 ) -> None:
     """Write a compressed model for use without art-atmc."""
-    from art_atmc import CompressedModel
+    from art_atmc.files import CompressedModel
 
     model = CompressedModel.load(file)
     if kind is Format.onnx:
-        from art_atmc.artefact.onnx import export as export_onnx
+        from art_atmc.files.onnx import export as export_onnx
 
         export_onnx(model, output, module=load_network(network), dense=dense)
     else:
-        from art_atmc.artefact.export import export_npz, export_state_dict
+        from art_atmc.files.state_dict import export_npz, export_state_dict
 
         {Format.state_dict: export_state_dict, Format.npz: export_npz}[kind](model, output)
     typer.echo(f"{output}: {output.stat().st_size:,} bytes ({file}: {file.stat().st_size:,})")
@@ -89,8 +89,8 @@ def bench(
     import torch
     from rich.console import Console
 
-    from art_atmc import CompressedModel
-    from art_atmc.artefact import latency
+    from art_atmc.evaluation import latency
+    from art_atmc.files import CompressedModel
 
     torch.set_num_threads(threads)
     rows = latency.compare(CompressedModel.load(file), load_network(network), seconds=seconds)
@@ -101,6 +101,6 @@ def bench(
 
 
 def load_network(reference: str | None) -> nn.Module | None:
-    from art_atmc.architecture import import_network
+    from art_atmc.networks.by_name import import_network
 
     return None if reference is None else import_network(reference)

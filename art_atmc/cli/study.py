@@ -58,7 +58,7 @@ def evaluate(
     from art_atmc.data import load
     from art_atmc.evaluation import SUITES
     from art_atmc.evaluation import evaluate as run
-    from art_atmc.evaluation.subject import subject
+    from art_atmc.experiments.folder import subject
 
     torch.set_num_threads(threads)
     tested = subject(path, load_network(network))
@@ -123,9 +123,9 @@ def sweep(
     import torch
     from rich.console import Console
 
-    from art_atmc.experiment import Experiment
-    from art_atmc.frontier import recipes, reproduce, study
-    from art_atmc.frontier import sweep as points
+    from art_atmc.experiments import recipes, reproduce, study
+    from art_atmc.experiments import sweep as points
+    from art_atmc.experiments.experiment import Experiment
 
     torch.set_num_threads(threads)
     settings = {k: v for k, v in locals().items() if k in _SETTINGS}
@@ -147,7 +147,7 @@ def report(
     output: Annotated[Optional[Path], typer.Option(help="Folder of the page; by default the same one.")] = None,  # noqa: UP045
 ) -> None:
     """Write one HTML page, with pictures, about all networks of a folder."""
-    from art_atmc.report import write
+    from art_atmc.experiments.report import write
 
     typer.echo(str(write(folder, output)))
 
@@ -182,9 +182,9 @@ def reproduce(
     import torch
     from rich.console import Console
 
-    from art_atmc.frontier import recipes, study
-    from art_atmc.frontier import reproduce as panels
-    from art_atmc.frontier.sweep import sweep as run
+    from art_atmc.experiments import recipes, study
+    from art_atmc.experiments import reproduce as panels
+    from art_atmc.experiments.sweep import sweep as run
 
     torch.set_num_threads(threads)
     if panel not in panels.PANELS:

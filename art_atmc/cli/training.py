@@ -68,8 +68,8 @@ def train(
     settings = {k: v for k, v in locals().items() if k not in ("output", "seeds", "threads", "overwrite", "quiet")}
     import torch
 
-    from art_atmc.experiment import Experiment
-    from art_atmc.repetition import repeat
+    from art_atmc.experiments.experiment import Experiment
+    from art_atmc.experiments.seeds import repeat
 
     torch.set_num_threads(threads)
     settings |= {"constraint": tuple(constraint or ()), "ignore": tuple(ignore or ())}

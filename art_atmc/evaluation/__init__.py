@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from art_atmc.evaluation.apgd import APGD, DLR, CrossEntropy
-from art_atmc.evaluation.attacks import WRM, Built, StraightThrough
+from art_atmc.attacks.apgd import APGD, DLR, CrossEntropy
+from art_atmc.attacks.built import Built
+from art_atmc.attacks.square import Square
+from art_atmc.attacks.straight_through import StraightThrough
+from art_atmc.attacks.wrm import WRM
 from art_atmc.evaluation.evaluate import evaluate
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding, Severity
-from art_atmc.evaluation.square import Square
-from art_atmc.evaluation.statistics import Spread, wilson
 from art_atmc.evaluation.suites import SUITES, Access, Attack, Suite, paper, quick, standard, thorough
+from art_atmc.support.statistics import Spread, wilson
 
 __all__ = [
     "APGD",

@@ -19,13 +19,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from art_atmc.adversaries import PGD, Adversary, ClipValues, Loss, fixed
-from art_atmc.evaluation.apgd import APGD, DLR
-from art_atmc.evaluation.attacks import StraightThrough
-from art_atmc.evaluation.balls import box
+from art_atmc.attacks.apgd import APGD, DLR
+from art_atmc.attacks.ball import box
+from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.pgd import PGD
+from art_atmc.attacks.straight_through import StraightThrough
+from art_atmc.classifiers.modes import fixed
 from art_atmc.evaluation.result import AttackResult, Finding, Severity
-from art_atmc.evaluation.statistics import wilson
 from art_atmc.evaluation.suites import Access
+from art_atmc.support.statistics import wilson
 
 __all__ = ["self_checks"]
 

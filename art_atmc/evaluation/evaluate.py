@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from art_atmc.art_attacks import adversary
-from art_atmc.evaluation.balls import inside
+from art_atmc.attacks.art import adversary
+from art_atmc.attacks.ball import inside
 from art_atmc.evaluation.checks import self_checks
-from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of, versions
+from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of
+from art_atmc.evaluation.judge import Target, checked
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding
 from art_atmc.evaluation.suites import Access, Attack, Suite
-from art_atmc.evaluation.target import Target, checked
-from art_atmc.randomness import isolated_randomness
+from art_atmc.support.randomness import isolated_randomness
+from art_atmc.support.versions import versions
 
 __all__ = ["evaluate"]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,10 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from art_atmc import __version__
-from art_atmc.art_attacks import ARTAttack
-from art_atmc.evaluation.attacks import Built
+from art_atmc.attacks.art import ARTAttack
+from art_atmc.attacks.built import Built
 
-__all__ = ["data_hash", "model_hash", "parameters", "plain", "seed_of", "versions"]
+__all__ = ["data_hash", "model_hash", "parameters", "plain", "seed_of"]
 
 
 def data_hash(x: Tensor, y: Tensor) -> str:
@@ -66,12 +63,6 @@ def parameters(method: Any) -> dict[str, JsonValue]:
         names = [name for name in getattr(method, "attack_params", []) if name != "verbose"]
         values = {name: getattr(method, name, None) for name in names}
     return {"type": type(method).__name__, **{key: plain(value) for key, value in values.items()}}
-
-
-def versions() -> dict[str, str]:
-    """Of Python, this package and the libraries that compute."""
-    packages = ("adversarial-robustness-toolbox", "torch", "numpy")
-    return {"python": platform.python_version(), "art-atmc": __version__, **{name: version(name) for name in packages}}
 
 
 def plain(value: Any) -> JsonValue:

@@ -17,9 +17,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from art_atmc.evaluation.statistics import wilson
 from art_atmc.evaluation.suites import Access
-from art_atmc.text import as_text
+from art_atmc.support.statistics import wilson
+from art_atmc.support.terminal import as_text
 
 __all__ = ["AttackResult", "Evaluation", "Finding", "Severity"]
 

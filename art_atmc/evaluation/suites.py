@@ -15,11 +15,13 @@ from art.attacks.evasion import AutoAttack
 from art.estimators.classification.classifier import ClassGradientsMixin
 from art.estimators.estimator import LossGradientsMixin
 
-from art_atmc.adversaries import PGD, Adversary
-from art_atmc.art_attacks import ARTAttack
-from art_atmc.evaluation.apgd import APGD, DLR
-from art_atmc.evaluation.attacks import WRM, Built
-from art_atmc.evaluation.square import Square
+from art_atmc.attacks.apgd import APGD, DLR
+from art_atmc.attacks.art import ARTAttack
+from art_atmc.attacks.base import Adversary
+from art_atmc.attacks.built import Built
+from art_atmc.attacks.pgd import PGD
+from art_atmc.attacks.square import Square
+from art_atmc.attacks.wrm import WRM
 
 __all__ = ["SUITES", "Access", "Attack", "Suite", "paper", "quick", "standard", "thorough"]
 

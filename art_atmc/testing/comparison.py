@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_atmc.weights import Weights
+from art_atmc.compression.weights import Weights
 
 __all__ = ["RARE_SEED", "equal", "normal", "random_state", "same", "shown"]
 

@@ -10,13 +10,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from art_atmc.constraints import Constraint
-from art_atmc.fields import literal_call
-from art_atmc.plugins import API_VERSIONS
-from art_atmc.randomness import isolated_randomness
+from art_atmc.compression.constraints import Constraint
+from art_atmc.compression.weights import Weights
+from art_atmc.plugins.literals import literal_call
+from art_atmc.plugins.registry import API_VERSIONS
+from art_atmc.support.randomness import isolated_randomness
 from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, shown
 from art_atmc.testing.rivals import nearer_points, squared_distance, squared_norm
-from art_atmc.weights import Weights
 
 __all__ = ["check_constraint"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from art_atmc.weights import Weights
+from art_atmc.compression.weights import Weights
 
 __all__ = ["nearer_points", "squared_distance", "squared_norm"]
 

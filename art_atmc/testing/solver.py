@@ -10,10 +10,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from art_atmc.randomness import isolated_randomness
-from art_atmc.solvers import Solver
+from art_atmc.compression.solvers import Solver
+from art_atmc.compression.weights import Weights
+from art_atmc.support.randomness import isolated_randomness
 from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, same
-from art_atmc.weights import Weights
 
 __all__ = ["check_solver"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from art_atmc.experiment import Experiment
+from art_atmc.experiments.experiment import Experiment
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too
 BUDGET = "bit-budget:total_bits=13600"  # what density 0.05 with 4 bits takes by the paper's count

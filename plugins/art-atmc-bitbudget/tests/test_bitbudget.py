@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from art_atmc import Quantization, Sparsity, Weights
+from art_atmc.compression.paper_size import paper_bits
 from art_atmc.plugins import from_repr, load, parse
-from art_atmc.size import paper_bits
 from art_atmc.testing import check_constraint
 
 torch.set_num_threads(1)  # small networks run many times slower on two

@@ -16,9 +16,9 @@ from art_atmc_bitbudget import BitBudget
 from torch import nn
 
 from art_atmc import PGD, ATMCTrainer, CompressedModel, Sparsity, compressible
+from art_atmc.compression.paper_size import paper_bits
 from art_atmc.data import load
 from art_atmc.networks import digits_cnn
-from art_atmc.size import paper_bits
 
 torch.set_num_threads(1)
 PAGE = Path(__file__).parents[3] / "docs" / "plugins" / "bitbudget.md"

@@ -22,9 +22,9 @@ from art_atmc_reweighted import Reweighted
 from scipy.stats import binomtest
 
 from art_atmc import ATMCTrainer, compressible
+from art_atmc.compression import default_solver
 from art_atmc.data import Dataset, load, split_validation
-from art_atmc.experiment import Experiment
-from art_atmc.trainer import default_solver
+from art_atmc.experiments.experiment import Experiment
 
 SOLVERS = {"hard l0": default_solver, "reweighted": Reweighted}
 

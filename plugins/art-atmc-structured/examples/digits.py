@@ -18,8 +18,8 @@ import torch
 from art_atmc_structured import remove_filters
 
 from art_atmc import CompressedModel
-from art_atmc.artefact.latency import latency
-from art_atmc.experiment import Experiment
+from art_atmc.evaluation.latency import latency
+from art_atmc.experiments.experiment import Experiment
 from art_atmc.networks import digits_cnn
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too

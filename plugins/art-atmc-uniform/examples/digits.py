@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from art_atmc.experiment import Experiment
+from art_atmc.experiments.experiment import Experiment
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too
 VARIANTS = {

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from art_atmc.codebook import fit_codebook
+from art_atmc.compression import fit_codebook
 
 __all__ = ["CODEBOOK", "WIDTHS", "Coding", "Floats", "Ints", "Values"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_atmc import Constraint, Weights
-from art_atmc.codebook import nearest_code
+from art_atmc.compression import nearest_code
 from art_atmc_bitbudget.allocation import allocate
 from art_atmc_bitbudget.choice import Allocation, Choice, Share
 from art_atmc_bitbudget.coding import CODEBOOK, WIDTHS, Coding, Ints, Values

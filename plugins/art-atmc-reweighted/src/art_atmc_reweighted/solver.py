@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from art_atmc import Constraint, Ramp, Solver, Weights
-from art_atmc.solvers import project
-from art_atmc.trainer import default_solver
+from art_atmc.compression import default_solver, project
 from art_atmc_reweighted.groups import group_lengths
 
 __all__ = ["Reweighted", "reweighted"]

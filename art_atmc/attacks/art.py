@@ -1,0 +1,194 @@
+"""Attacks of the Adversarial Robustness Toolbox as adversaries: natively where that is the same attack, else by ART."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.pgd import PGD
+from art_atmc.classifiers.modes import fixed
+from art_atmc.support.randomness import draw_seed, isolated_randomness
+
+if TYPE_CHECKING:
+    from art.attacks.attack import EvasionAttack
+    from art.estimators.classification import PyTorchClassifier
+
+__all__ = ["ARTAttack", "adversary"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class ARTAttack(Adversary):
+    """Any evasion attack of ART, run by its own ``generate``, on its own estimator and with its own loss.
+
+    The ``network`` of a call is only kept as it is; ``loss`` and ``clip_values`` are those of the attack's estimator.
+    While it runs, the attack is silent and its batch is at least the batch given; it comes back as it was. With a
+    ``generator`` the global random states that ART draws from (numpy, ``random``, torch) are seeded from it, and set
+    back.
+
+    :param attack: an untargeted ``art.attacks.EvasionAttack``.
+    :raises TypeError: for anything else.
+    :raises ValueError: for a targeted attack.
+
+    >>> import numpy as np
+    >>> from art.attacks.evasion import DeepFool
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
+    >>> classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1,), 2)
+    >>> x_adv = ARTAttack(DeepFool(classifier))(network, torch.tensor([[1.0]]), torch.tensor([0]))
+    >>> bool(-0.1 < x_adv < 0)  # just across the border
+    True
+    """
+
+    attack: EvasionAttack
+
+    def __post_init__(self) -> None:
+        from art.attacks.attack import EvasionAttack
+
+        if not isinstance(self.attack, EvasionAttack):
+            raise TypeError(
+                "expected an ART evasion attack or an art_atmc adversary, got "
+                f"{type(self.attack).__name__}; for example ProjectedGradientDescent(classifier, eps=0.1)"
+            )
+        if self.attack.targeted:
+            raise ValueError(
+                f"{type(self.attack).__name__} is targeted, which makes inputs *more* like a class; "
+                "training needs an untargeted attack: build it with targeted=False"
+            )
+
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss = nn.functional.cross_entropy,
+        clip_values: ClipValues | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        parts = _parts(self.attack)
+        networks = [network, *(m for part in parts for m in vars(part.estimator).values() if isinstance(m, nn.Module))]
+        inputs = x.detach().float().cpu().numpy().copy()  # its own memory: some attacks write into their input
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(fixed(*networks))
+            stack.enter_context(_gradients_kept(*networks))
+            stack.enter_context(_lent(parts, batch_size=len(x)))
+            if generator is not None:
+                stack.enter_context(isolated_randomness(draw_seed(generator)))
+            adv = self.attack.generate(inputs, y=y.detach().cpu().numpy())
+        return torch.empty_like(x, requires_grad=False).copy_(torch.as_tensor(adv))
+
+
+def _parts(attack: EvasionAttack) -> list[Any]:
+    """The attack and the attacks that it holds: PGD's implementation, the members of AutoAttack."""
+    from art.attacks.attack import EvasionAttack
+
+    parts = [attack]
+    for part in parts:  # grows as it is walked
+        for value in vars(part).values():
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, EvasionAttack) and not any(item is known for known in parts):
+                    parts.append(item)
+    return parts
+
+
+@contextmanager
+def _lent(attacks: list[Any], batch_size: int) -> Iterator[None]:
+    """Attacks without progress bars and with batches of at least this size; afterwards as they were."""
+    saved = [dict(vars(attack)) for attack in attacks]
+    try:
+        for attack in attacks:
+            if isinstance(vars(attack).get("verbose"), bool):
+                attack.verbose = False
+            if isinstance(vars(attack).get("batch_size"), int):
+                attack.batch_size = max(attack.batch_size, batch_size)
+        yield
+    finally:
+        for attack, attributes in zip(attacks, saved, strict=True):
+            vars(attack).clear()
+            vars(attack).update(attributes)
+
+
+@contextmanager
+def _gradients_kept(*modules: nn.Module) -> Iterator[None]:
+    """Hides ``.grad`` from code that would zero it."""
+    gradients = {parameter: parameter.grad for module in modules for parameter in module.parameters()}
+    try:
+        for parameter in gradients:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def adversary(attack: Adversary | EvasionAttack, classifier: PyTorchClassifier | None = None) -> Adversary:
+    """The fastest adversary that does what an attack does.
+
+    An :class:`Adversary` is returned as it is. ART's ``ProjectedGradientDescent``, ``BasicIterativeMethod``,
+    ``MomentumIterativeMethod`` and ``FastGradientMethod``, with a scalar ``eps`` and on the given classifier, become
+    :class:`PGD`. Everything else, subclasses of these four and attacks on another estimator (transfer) among them,
+    becomes an :class:`ARTAttack`.
+
+    :param attack: an adversary or an untargeted ART evasion attack.
+    :param classifier: the classifier to attack; ``None`` for the attack's own.
+    :raises TypeError: for any other object.
+    :raises ValueError: for a targeted attack.
+
+    >>> from art.attacks.evasion import FastGradientMethod
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> classifier = PyTorchClassifier(nn.Linear(1, 2), nn.CrossEntropyLoss(), (1,), 2)
+    >>> adversary(FastGradientMethod(classifier, eps=0.5))
+    PGD(eps=0.5, eps_step=0.5, max_iter=1, norm=inf, random_start=False, restarts=1, momentum=0.0)
+    """
+    if isinstance(attack, Adversary):
+        return attack
+    return _native(attack, classifier) or ARTAttack(attack)
+
+
+def _native(attack: EvasionAttack, classifier: PyTorchClassifier | None) -> PGD | None:
+    """The PGD that equals an ART attack; None when there is none."""
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    single, iterated = evasion.FastGradientMethod, evasion.ProjectedGradientDescentPyTorch
+    known = (single, iterated, evasion.ProjectedGradientDescent, evasion.BasicIterativeMethod,
+             evasion.MomentumIterativeMethod)  # fmt: skip
+    # ProjectedGradientDescent delegates, with all its parameters, to an implementation for the estimator's framework.
+    core: Any = getattr(attack, "_attack", attack)
+    if type(attack) not in known or type(core) not in (single, iterated):
+        return None
+    estimator = core.estimator
+    if not isinstance(estimator, PyTorchClassifier) or (classifier is not None and estimator is not classifier):
+        return None
+    if not estimator.all_framework_preprocessing or estimator.is_rnn or core.summary_writer is not None:
+        return None
+    if core.targeted or getattr(core, "minimal", False) or getattr(core, "random_eps", False):
+        return None
+    if not all(isinstance(v, int | float) and v > 0 for v in (core.eps, core.eps_step)):
+        return None
+    if core.norm not in (1, 2, math.inf, "inf"):
+        return None
+    once = type(core) is single
+    steps = 1 if once else core.max_iter
+    # FGM compares whole batches of its restarts, and returns x where none succeeds: that is left to ART.
+    if steps < 1 or (once and core.num_random_init > 1):
+        return None
+    return PGD(
+        eps=core.eps,
+        eps_step=core.eps if once else core.eps_step,
+        max_iter=steps,
+        norm=core.norm,
+        random_start=core.num_random_init > 0,
+        restarts=max(1, core.num_random_init),
+        momentum=0.0 if once else core.decay or 0.0,
+    )

@@ -1,0 +1,9 @@
+from .compressed import CompressedClassifier as CompressedClassifier
+from .inputs import arrays as arrays
+from .labels import misclassified as misclassified
+from .labels import predicted as predicted
+from .labels import true_class as true_class
+from .modes import evaluating as evaluating
+from .modes import fixed as fixed
+from .modes import frozen as frozen
+from .network import Network as Network

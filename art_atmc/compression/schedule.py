@@ -1,0 +1,74 @@
+"""When constraints act over a run: in optimizer steps, or in shares of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import final
+
+__all__ = ["Ramp", "Tightening"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    r"""When a constraint acts: not before ``start``, tightening up to ``end``, in full from then on.
+
+    .. math:: p(t) = \frac{t - \text{start}}{\text{end} - \text{start}}, \qquad S_t = S.\text{relaxed}(p(t))
+
+    :param start: optimizer steps before the constraint enters.
+    :param end: optimizer steps after which it holds in full; equal to ``start`` for a jump.
+    :raises ValueError: unless 0 <= start <= end.
+
+    >>> Ramp(10, 20).progress(5), Ramp(10, 20).progress(15), Ramp(10, 20).progress(99)
+    (None, 0.5, 1.0)
+    """
+
+    start: int = 0
+    end: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"a ramp needs 0 <= start <= end, got start={self.start}, end={self.end}")
+
+    def progress(self, step: int) -> float | None:
+        """Share of the way to the full constraint after ``step`` steps; None before the start."""
+        if step < self.start:
+            return None
+        return min(1.0, (step - self.start) / (self.end - self.start)) if self.end > self.start else 1.0
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Tightening:
+    r"""When the constraints tighten, as shares of the run.
+
+    Within ``support`` the density falls along a cubic from 1 to its target; from ``codebook`` on the codebook acts. The
+    default was chosen on validation data (decision 0005). ``Tightening(support=(a, a), codebook=b)`` are the stages of
+    the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
+
+    :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
+    :param codebook: share of the run after which the codebook acts, in [0, 1).
+    :raises ValueError: for shares out of order or range.
+
+    >>> Tightening().support_ramp(steps=1000)
+    Ramp(start=0, end=750)
+    """
+
+    support: tuple[float, float] = (0.0, 0.75)
+    codebook: float = 0.75
+
+    def __post_init__(self) -> None:
+        start, end = self.support
+        if not (0 <= start <= end <= 1 and 0 <= self.codebook < 1):
+            raise ValueError(
+                f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
+                f"in [0, 1), got {self.codebook}; they are shares of the run"
+            )
+
+    def support_ramp(self, steps: int) -> Ramp:
+        start, end = self.support
+        return Ramp(math.floor(start * steps), math.floor(end * steps))
+
+    def codebook_ramp(self, steps: int) -> Ramp:
+        return Ramp(math.floor(self.codebook * steps), math.floor(self.codebook * steps))

@@ -1,0 +1,191 @@
+"""One trained network as a point of the trade-off between size, accuracy and robustness, and its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from art_atmc.support.statistics import wilson
+
+__all__ = ["Accuracy", "Curve", "Examples", "Point", "points"]
+
+SCHEMA: Final = 1
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """A share of test examples that are classified rightly.
+
+    :param correct: how many.
+    :param n: of how many.
+
+    >>> Accuracy(90, 100).share
+    0.9
+    """
+
+    correct: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval."""
+        return wilson(self.correct, self.n)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A security curve: accuracies under one attack at rising radii.
+
+    :param eps: the radii, from 0.
+    :param correct: examples of ``n`` that withstand each.
+    """
+
+    attack: str
+    eps: tuple[float, ...]
+    correct: tuple[int, ...]
+    n: int
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Point:
+    r"""What one recipe reached at one size.
+
+    :param recipe: name in :data:`art_atmc.experiments.RECIPES`.
+    :param density: share of the dense weights that the budget allows; 1 for a dense network.
+    :param bits: of the codebook; 32 for none.
+    :param schedule: ``matched`` or ``reference``.
+    :param stages: what was trained one after the other, with its epochs.
+    :param epochs: in all, those of the networks it was started from included.
+    :param data: name of the data set; numbers of examples follow.
+    :param attack: that the network was trained against, as text.
+    :param validation: clean and robust accuracy on validation data, on which the best epoch was chosen.
+    :param clean: on test data.
+    :param robust: on test data, the worst case of the attacks in ``evaluation.json``.
+    :param attacks: each of these attacks alone.
+    :param nnz: non-zero weights.
+    :param dense_size: weights of the dense network.
+    :param paper_ratio: size over that of the dense network by the paper's count, which leaves out positions.
+    :param file_bytes: of ``model.atmc``.
+    :param dense_bytes: of the dense network's parameters as float32.
+    :param seconds: of training, this network's own stages only.
+    :param curve: security curve on some test examples; None where it was not asked for.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    recipe: str
+    density: float
+    bits: int
+    seed: int
+    schedule: str
+    stages: tuple[tuple[str, int], ...]
+    epochs: int
+    data: str
+    train_examples: int
+    validation_examples: int
+    network: str
+    eps: float
+    norm: str
+    attack: str
+    validation: tuple[float, float]
+    clean: Accuracy
+    robust: Accuracy
+    attacks: dict[str, Accuracy]
+    nnz: int
+    dense_size: int
+    paper_ratio: float
+    file_bytes: int
+    dense_bytes: int
+    seconds: float
+    curve: Curve | None
+    versions: dict[str, str]
+    schema: int = SCHEMA
+
+    @property
+    def file_ratio(self) -> float:
+        """Bytes of the file over those of the dense parameters: the size ratio with positions and all."""
+        return self.file_bytes / self.dense_bytes
+
+    @property
+    def series(self) -> str:
+        """The curve that the point lies on, by the paper's names: ``ATMC-8`` for ATMC-b with 8 bits."""
+        return self.recipe.replace("-b", f"-{self.bits}")
+
+    @property
+    def label(self) -> str:
+        """Series and density, such as ``ATMC-8 0.05``."""
+        return self.series if self.density == 1 else f"{self.series} {self.density:g}"
+
+    def save(self, folder: Path) -> None:
+        """Write ``point.json``, whole or not at all; it says that the other files of the folder are complete."""
+        part = folder / f".point.{os.getpid()}"
+        part.write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
+        part.replace(folder / "point.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Point:
+        """
+        :raises ValueError: naming the file, when it is no point of this version.
+        """
+        try:
+            made: Point = _adapter().validate_json((folder / "point.json").read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole text"
+            raise ValueError(f"{folder / 'point.json'} is no point: {place}: {first['msg']}") from None
+        if made.schema != SCHEMA:
+            raise ValueError(f"{folder / 'point.json'} has schema {made.schema}, this version reads {SCHEMA}")
+        return made
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Test images and what an attack made of them.
+
+    :param x: (n, C, H, W) in [0, 1]; ``x_adv`` likewise.
+    :param y: their labels.
+    :param predicted: what the network says of ``x``; ``predicted_adv`` of ``x_adv``.
+    """
+
+    x: NDArray[np.float32]
+    x_adv: NDArray[np.float32]
+    y: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    predicted_adv: NDArray[np.int64]
+
+    def save(self, folder: Path) -> None:
+        np.savez_compressed(folder / "examples.npz", **vars(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Examples:
+        with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+
+
+def points(folder: Path) -> list[tuple[Path, Point]]:
+    """The finished points below ``folder``, each with its own folder, by recipe, size and seed.
+
+    :raises FileNotFoundError: where there are none.
+    """
+    found = [(path.parent, Point.load(path.parent)) for path in sorted(folder.glob("*/point.json"))]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}")
+    return sorted(found, key=lambda item: (item[1].recipe, -item[1].density, -item[1].bits, item[1].seed))
+
+
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(Point)

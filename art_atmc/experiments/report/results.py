@@ -1,0 +1,239 @@
+"""What a report is made of: the trained networks of a folder, read whole or left out with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from art_atmc.evaluation.result import Evaluation
+from art_atmc.experiments.point import Examples, Point
+from art_atmc.experiments.recipes import RECIPES
+from art_atmc.files.model import CompressedModel
+from art_atmc.support.statistics import Spread
+
+__all__ = ["Epoch", "LeftOut", "Line", "Result", "Size", "lines", "results"]
+
+CONDITIONS: Final[dict[str, Callable[[Point], object]]] = {
+    "data": lambda point: point.data,
+    "network": lambda point: point.network,
+    "eps": lambda point: point.eps,
+    "norm": lambda point: point.norm,
+    "attack": lambda point: point.attack,
+    "attacks of the test": lambda point: ", ".join(point.attacks),
+    "number of test examples": lambda point: point.robust.n,
+}
+"""What points must have in common to be compared."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """A row of ``history.jsonl``; the accuracies but the first are on validation data."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    epoch: int
+    loss: float
+    train_robust_accuracy: float
+    clean_accuracy: float
+    robust_accuracy: float
+    learning_rate: float
+    seconds: float
+    stage: str
+    violation: float | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """A trained network with all its files but the model, which may be large."""
+
+    folder: Path
+    point: Point
+    history: tuple[Epoch, ...]
+    evaluation: Evaluation
+    examples: Examples | None
+
+    def model(self) -> CompressedModel:
+        return CompressedModel.load(self.folder / "model.atmc")
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """
+        :raises OSError: when a file can't be read.
+        :raises ValueError: when a file is damaged, or is not of this point.
+        """
+        point = Point.load(folder)
+        made = cls(folder, point, _history(folder), Evaluation.load(folder / "evaluation.json"), _examples(folder))
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        """Files of several trainings may lie in one folder when one of them was copied or cut short."""
+        self.model()  # its digest covers the whole file
+        point, evaluation = self.point, self.evaluation
+        told = {
+            "bytes of model.atmc": (point.file_bytes, (self.folder / "model.atmc").stat().st_size),
+            "clean examples": ((point.clean.correct, point.clean.n), _counts(evaluation.clean)),
+            "robust examples": ((point.robust.correct, point.robust.n), _counts(evaluation.worst_case)),
+        }
+        if (curve := point.curve) and (curve.n < 1 or not curve.eps or len(curve.eps) != len(curve.correct)):
+            raise ValueError("point.json is damaged: a security curve needs an accuracy for each radius")
+        if other := [f"{what}: {ours}, not {found}" for what, (ours, found) in told.items() if ours != found]:
+            raise ValueError(f"point.json and the files beside it disagree ({'; '.join(other)}); run this point again")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A folder whose point is not in the report, and why."""
+
+    folder: str
+    reason: str
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Size:
+    """One recipe at one size: a network for each seed.
+
+    :param results: at least one, by seed.
+    """
+
+    results: tuple[Result, ...]
+
+    @property
+    def point(self) -> Point:
+        """Of the first seed: recipe, density, bits and epochs are those of all."""
+        return self.results[0].point
+
+    @property
+    def points(self) -> list[Point]:
+        return [result.point for result in self.results]
+
+    def spread(self, figure: Callable[[Point], float]) -> Spread:
+        return Spread.of([figure(point) for point in self.points])
+
+
+@final
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """A curve of the trade-off: one recipe with one number of bits and of epochs.
+
+    :param label: the paper's name of it.
+    :param sizes: from large to small.
+    """
+
+    label: str
+    sizes: tuple[Size, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        return [result for size in self.sizes for result in size.results]
+
+
+def results(folder: Path) -> tuple[list[Result], list[LeftOut]]:
+    """The points of ``folder`` with their files, in the order of :data:`art_atmc.experiments.recipes.RECIPES`.
+
+    :returns: the points that are complete, and those that are left out.
+    :raises FileNotFoundError: where there are none, complete or not.
+    :raises ValueError: when none is complete, or when they are not comparable.
+    """
+    found: list[Result] = []
+    left_out: list[LeftOut] = []
+    for path in sorted(folder.glob("*/point.json")):
+        try:
+            found.append(Result.load(path.parent))
+        except (OSError, ValueError) as error:  # noqa: PERF203
+            reason = str(error).replace(f"{path.parent}/", "")
+            left_out.append(LeftOut(path.parent.name, reason or type(error).__name__))
+    if not found and not left_out:
+        raise FileNotFoundError(f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}")
+    if not found:
+        reasons = "; ".join(f"{one.folder}: {one.reason}" for one in left_out)
+        raise ValueError(f"{folder} holds no complete point ({reasons}); run the sweep again")
+    found.sort(key=lambda result: _rank(result.point))
+    _check_comparable(folder, found)
+    return found, left_out
+
+
+def lines(found: Iterable[Result]) -> list[Line]:
+    """The results as curves; networks that differ in nothing but the seed are one size."""
+    sizes: dict[tuple[str, str, int], dict[float, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for result in found:
+        point = result.point
+        sizes[point.series, point.schedule, point.epochs][point.density].append(result)
+    names = [series for series, _, _ in sizes]
+    return [
+        Line(
+            series if names.count(series) == 1 else f"{series}, {schedule} schedule, {epochs} epochs",
+            tuple(Size(tuple(group)) for group in densities.values()),
+        )
+        for (series, schedule, epochs), densities in sizes.items()
+    ]
+
+
+def _history(folder: Path) -> tuple[Epoch, ...]:
+    epoch: TypeAdapter[Epoch] = TypeAdapter(Epoch)
+    rows = (folder / "history.jsonl").read_bytes().splitlines()
+    try:
+        made = tuple(epoch.validate_json(row) for row in rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "a row"
+        raise ValueError(f"history.jsonl is damaged: {place}: {first['msg']}") from None
+    if not made:
+        raise ValueError("history.jsonl is empty")
+    return made
+
+
+def _examples(folder: Path) -> Examples | None:
+    path = folder / "examples.npz"
+    if not path.exists():
+        return None
+    if not zipfile.is_zipfile(path):
+        raise ValueError("examples.npz is damaged: it is no archive")
+    try:
+        made = Examples.load(folder)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"examples.npz is damaged: {error}") from None
+    n = len(made.x)
+    if made.x.ndim != 4 or made.x_adv.shape != made.x.shape or {len(array) for array in vars(made).values()} != {n}:
+        raise ValueError(f"examples.npz is damaged: arrays of {[array.shape for array in vars(made).values()]}")
+    return made
+
+
+def _counts(correct: NDArray[np.bool_]) -> tuple[int, int]:
+    return int(correct.sum()), len(correct)
+
+
+def _rank(point: Point) -> tuple[int, str, int, str, int, float, int]:
+    names = list(RECIPES)
+    known = names.index(point.recipe) if point.recipe in names else len(names)
+    return known, point.recipe, -point.bits, point.schedule, point.epochs, -point.density, point.seed
+
+
+def _check_comparable(folder: Path, found: Sequence[Result]) -> None:
+    differing = []
+    for name, condition in CONDITIONS.items():
+        groups: dict[object, list[str]] = defaultdict(list)
+        for result in found:
+            groups[condition(result.point)].append(result.folder.name)
+        if len(groups) > 1:
+            differing.append(f"{name} is " + " and ".join(f"{value!r} in {_some(at)}" for value, at in groups.items()))
+    if differing:
+        raise ValueError(
+            f"the points of {folder} can't be compared: {'; '.join(differing)}; keep one folder for each study"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

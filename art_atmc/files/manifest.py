@@ -1,0 +1,128 @@
+"""What a compressed model says of itself: its constraints, and what an ART classifier round it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any, Final, TypeAlias, final
+
+import numpy as np
+from art.estimators.classification import PyTorchClassifier
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from rich.table import Table
+
+from art_atmc.classifiers.compressed import preprocessing
+from art_atmc.compression.constraints import Constraint
+
+__all__ = ["Manifest", "classifier_options", "manifest"]
+
+DEFENCES: Final = ("preprocessing_defences", "postprocessing_defences")  # arbitrary code, which no file of ours holds
+
+Limit: TypeAlias = float | list[float]
+Size: TypeAlias = Annotated[int, Field(gt=0, lt=2**31)]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
+
+
+@final
+class Manifest(Record):
+    """What a person wants to know of the file, and what an ART classifier is made of.
+
+    :param constraints: by their ``repr``.
+    :param ignore: the patterns of layers that the constraints left alone.
+    :param network: a name in :data:`art_atmc.networks.NETWORKS`; None where the user supplies the module.
+    :param input_shape: of one example.
+    :param nb_classes: number of outputs.
+    :param clip_values: smallest and largest input, numbers or one for each channel.
+    :param channels_first: whether inputs are (C, H, W) rather than (H, W, C).
+    :param preprocessing: mean and standard deviation that the classifier standardises inputs with.
+    :param supplied: arguments of the classifier that a file can't hold, such as defences; the user hands them over.
+    :param metrics: figures of the user, such as accuracies.
+    :param versions: of the libraries that wrote the file.
+    """
+
+    constraints: list[str]
+    ignore: list[str]
+    network: str | None
+    input_shape: list[Size]
+    nb_classes: Size
+    clip_values: tuple[Limit, Limit] | None
+    channels_first: bool
+    preprocessing: tuple[Limit, Limit] | None
+    supplied: list[str]
+    metrics: dict[str, JsonValue]
+    versions: dict[str, str]
+
+    def table(self) -> Table:
+        """For a terminal: a row for each field."""
+        table = Table(show_header=False, box=None)
+        for name, value in self:
+            if isinstance(value, dict):
+                text = ", ".join(f"{key} {item}" for key, item in value.items())
+            elif isinstance(value, list | tuple):
+                text = ", ".join(map(str, value))
+            else:
+                text = "" if value is None else str(value)
+            if text:
+                table.add_row(name.replace("_", " "), text)
+        return table
+
+
+def manifest(
+    classifier: PyTorchClassifier,
+    constraints: Sequence[Constraint],
+    ignore: Sequence[str],
+    network: str | None,
+    metrics: Mapping[str, JsonValue] | None,
+) -> Manifest:
+    """The manifest of a network that ``classifier`` holds; see :meth:`art_atmc.CompressedModel.of`."""
+    standardised = preprocessing(classifier)
+    supplied = [name for name in DEFENCES if getattr(classifier, name)]
+    clip, standard = _plain_numbers(classifier.clip_values), _plain_numbers(standardised)
+    supplied += [] if classifier.clip_values is None or clip else ["clip_values"]
+    supplied += [] if standardised is None or standard else ["preprocessing"]
+    if standard == (0.0, 1.0):  # ART's default, which changes nothing
+        standard = None
+    packages = ("art-atmc", "adversarial-robustness-toolbox", "torch", "numpy", "constriction", "safetensors")
+    return Manifest(
+        constraints=[repr(c) for c in constraints],
+        ignore=list(ignore),
+        network=network,
+        input_shape=list(classifier.input_shape),
+        nb_classes=classifier.nb_classes,
+        clip_values=clip,
+        channels_first=classifier.channels_first,
+        preprocessing=standard,
+        supplied=supplied,
+        metrics=dict(metrics or {}),
+        versions={name: version(name) for name in packages},
+    )
+
+
+def classifier_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a ``PyTorchClassifier``, those of the user first.
+
+    :raises ValueError: when a setting that the file can't hold is not among ``options``.
+    """
+    if missing := [name for name in manifest.supplied if name not in options]:
+        raise ValueError(f"the classifier was made with {missing}, which the file can't hold; hand them over again")
+    return {
+        "channels_first": manifest.channels_first,
+        "clip_values": _arrays(manifest.clip_values),
+        "preprocessing": _arrays(manifest.preprocessing),
+        **options,
+    }
+
+
+def _plain_numbers(pair: Any) -> tuple[Limit, Limit] | None:
+    """A pair of numbers or vectors as JSON keeps it; None for anything else."""
+    if not isinstance(pair, tuple | list | np.ndarray) or any(np.ndim(part) > 1 for part in pair):
+        return None
+    low, high = (np.asarray(part, dtype=np.float64).tolist() for part in pair)
+    return low, high
+
+
+def _arrays(pair: tuple[Limit, Limit] | None) -> Any:
+    return None if pair is None else tuple(np.asarray(part, dtype=np.float32) for part in pair)

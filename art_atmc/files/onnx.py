@@ -1,0 +1,177 @@
+r"""A compressed model as an ONNX graph that is small itself, of standard operators only.
+
+Weights stand as gaps, codes and codebooks (:mod:`art_atmc.files.onnx_constants`), factors as U, V and C with the matrix
+product that forms :math:`W = (I + U) V + C` of them. A runtime folds all of that when it loads the graph and runs
+dense weights. Where it takes fewer multiply-adds to run the factors one after another, the graph does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from art_atmc.compression.factors import decomposed, recompose
+from art_atmc.files.container import replace_file
+from art_atmc.inference.optimize import run_factors
+
+if TYPE_CHECKING:
+    from art_atmc.files.model import CompressedModel
+
+__all__ = ["export", "graph_of"]
+
+OPERATOR_SET = 21  # the first with 4-bit integers
+TORCH = "2.6"  # what the exporter asks for by its documentation
+
+
+def export(model: CompressedModel, path: Path, *, module: nn.Module | None = None, dense: bool = False) -> None:
+    """Write ``model`` as an ONNX file: input ``input``, output ``output``, any batch size.
+
+    :param module: a network of the same architecture, left as it is; by default the named one of the manifest.
+    :param dense: plain dense weights, for programs that do not fold constants.
+    :raises ImportError: where the extra ``onnx`` is not installed, or torch is older than 2.6.
+    :raises ValueError: when ``module`` does not fit.
+    :raises RuntimeError: when the graph computes something else than the network; looked at where onnxruntime is there.
+    """
+    _require("onnx", "onnxscript")
+    module = model.restore(None if module is None else copy.deepcopy(module)).cpu()
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.rand(2, *model.manifest.input_shape, generator=generator).to(dtype)
+    with torch.no_grad():
+        expected = module(sample)
+        data = graph_of(module, sample, dense=dense).SerializeToString()
+    _check_outputs(data, sample, expected)
+    replace_file(Path(path), data)
+
+
+def graph_of(module: nn.Module, sample: Tensor, *, dense: bool = False) -> Any:
+    """The ONNX graph of ``module``, which is changed: its factors are run or folded.
+
+    :param sample: a batch of at least two inputs.
+    :returns: an ``onnx.ModelProto``.
+    """
+    import onnx
+
+    from art_atmc.files.onnx_constants import compact
+
+    factors: dict[str, list[Tensor]] = {}
+    if not dense:
+        module = run_factors(module)
+        for name, (layer, local) in decomposed(module).items():
+            factors[name] = [factor.detach() for factor in layer.parametrizations[local].parameters()]  # type: ignore
+    proto = _exported(recompose(module.eval()), sample)
+    if not dense:
+        _form_from_factors(proto, factors)
+        compact(proto)
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _exported(module: nn.Module, sample: Tensor) -> Any:
+    """The graph as torch's exporter gives it, weights under their names and with their bits."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
+    with _quiet():
+        # Not `optimize=True`: that multiplies normalisation into the weights, which would no longer share few values.
+        program: Any = torch.onnx.export(
+            module,
+            (sample,),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=OPERATOR_SET,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({0: "batch"},),
+        )
+        # Not what reads weights either: a layer on sequences transposes its weight, and the result has no name.
+        weights = set(program.model.graph.initializers.values())
+        fold_constants(program.model, should_fold=lambda node: None if weights.isdisjoint(node.inputs) else False)
+        remove_unused_nodes(program.model)
+        ClearMetadataAndDocStringPass()(program.model)
+    proto = program.model_proto
+    del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        node.name = ""
+    return proto
+
+
+def _form_from_factors(proto: Any, factors: dict[str, list[Tensor]]) -> None:
+    """Replace each folded weight by its factors that are not zero and the operators that fold them."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph = proto.graph
+    operators = []
+    for number, weight in enumerate([tensor for tensor in graph.initializer if tensor.name in factors]):
+        U, V, C = factors[weight.name]
+        graph.initializer.remove(weight)
+        wide = U.shape[0] == U.shape[1]
+        square, full = (U, V) if wide else (V, U)
+        parts = {"U": U, "V": V} if square.any() and full.any() else {"V": V} if wide else {"U": U}
+        parts |= {"C": C.reshape(len(U), -1)} if C.any() else {}
+        # Short, as each stands in the file some four times, with a dot in front, as none of a module's has.
+        names = {factor: f".{factor}{number}" for factor in (*"UVC", "shape", "product", "low", "sum")}
+        for factor, tensor in parts.items():
+            graph.initializer.append(numpy_helper.from_array(tensor.contiguous().numpy(), names[factor]))
+        last = names["V" if wide else "U"]
+        if {"U", "V"} <= parts.keys():
+            operators.append(helper.make_node("MatMul", [names["U"], names["V"]], [names["product"]]))
+            operators.append(helper.make_node("Add", [last, names["product"]], [names["low"]]))
+            last = names["low"]
+        if "C" in parts:
+            operators.append(helper.make_node("Add", [last, names["C"]], [names["sum"]]))
+            last = names["sum"]
+        graph.initializer.append(numpy_helper.from_array(np.array(C.shape, np.int64), names["shape"]))
+        operators.append(helper.make_node("Reshape", [last, names["shape"]], [weight.name]))
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*operators, *body])
+
+
+def _check_outputs(data: bytes, sample: Tensor, expected: Tensor) -> None:
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    outputs = torch.from_numpy(session.run(None, {"input": sample.numpy()})[0])
+    distance, scale = float((outputs - expected).abs().max()), float(expected.abs().max())
+    if not distance <= 1e-3 * max(scale, 1e-6):
+        raise RuntimeError(
+            f"the ONNX graph's outputs are {distance:.2g} from the network's, which are up to {scale:.2g}: torch's "
+            "exporter does not handle this network; export the state dict instead"
+        )
+
+
+def _require(*packages: str) -> None:
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise ImportError(f"the ONNX export needs {' and '.join(missing)}: pip install 'art-atmc[onnx]'")
+    if torch.__version__ < TORCH:  # a TorchVersion, which compares as versions do
+        raise ImportError(f"the ONNX export needs torch {TORCH} or later, got {torch.__version__}; upgrade torch")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed and on its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

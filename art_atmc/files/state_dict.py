@@ -1,0 +1,52 @@
+"""A compressed model without this package: a dense state dict for torch, or arrays for numpy."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from art_atmc.files.container import replace_file
+
+if TYPE_CHECKING:
+    from art_atmc.files.model import CompressedModel
+
+__all__ = ["export_npz", "export_state_dict"]
+
+
+def export_state_dict(model: CompressedModel, path: Path) -> None:
+    """Write the dense state dict: with torch's own format for ``.pt`` and ``.pth``, else as ``.safetensors``.
+
+    :raises ValueError: for another suffix.
+    """
+    state = model.state_dict()
+    if path.suffix in (".pt", ".pth"):
+        buffer = io.BytesIO()
+        torch.save(state, buffer)  # tensors only, so torch.load(path, weights_only=True) reads it
+        replace_file(path, buffer.getvalue())
+    elif path.suffix == ".safetensors":
+        # The container knows no ties: each name gets a tensor of its own.
+        separate = {name: tensor.clone() if name in model.index.tied else tensor for name, tensor in state.items()}
+        replace_file(path, safetensors.torch.save(separate))
+    else:
+        raise ValueError(f"a state dict is written to .pt, .pth or .safetensors, got {path}")
+
+
+def export_npz(model: CompressedModel, path: Path) -> None:
+    """Write the dense state dict as arrays that ``numpy.load`` reads.
+
+    :raises ValueError: for another suffix than ``.npz``, and for bfloat16, which numpy does not know.
+    """
+    if path.suffix != ".npz":
+        raise ValueError(f"arrays are written to .npz, got {path}")
+    state = model.state_dict()
+    if strangers := [name for name, tensor in state.items() if tensor.dtype == torch.bfloat16]:
+        raise ValueError(f"numpy has no bfloat16, the type of {strangers[:5]}; export a state dict instead")
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in state.items()}
+    np.savez_compressed(buffer, **arrays)
+    replace_file(path, buffer.getvalue())

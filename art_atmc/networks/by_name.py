@@ -1,0 +1,76 @@
+"""Networks by name: one of ours, or one of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from art_atmc.networks.zoo import NETWORKS
+
+__all__ = ["build", "import_network", "is_ours", "require_fit"]
+
+
+def is_ours(name: str | None) -> bool:
+    return name in NETWORKS
+
+
+def build(name: str, nb_classes: int) -> nn.Module:
+    """A fresh network: one of :data:`~art_atmc.networks.NETWORKS`, or what ``package.module:function`` returns.
+
+    :raises ValueError: when there is no such network.
+
+    >>> type(build("lenet", 10)).__name__
+    'ImageNetwork'
+    """
+    return NETWORKS[name](nb_classes) if name in NETWORKS else import_network(name)
+
+
+def import_network(reference: str) -> nn.Module:
+    """What the function behind ``package.module:function`` returns; modules of the working folder are found too.
+
+    :raises ValueError: when it can't be imported, or returns something else than a module.
+    """
+    module, colon, function = reference.partition(":")
+    if not colon:
+        raise ValueError(
+            f"`--network` must be one of {', '.join(NETWORKS)}, or package.module:function, got {reference}"
+        )
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`--network` {reference} can't be imported: {error}") from None
+    made = make()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"`--network` {reference} must return a torch module, but returned a {type(made).__name__}")
+    return made
+
+
+def require_fit(name: str, input_shape: tuple[int, ...], nb_classes: int, data: str) -> None:
+    """
+    :raises ValueError: when the network does not take such inputs, or has another number of outputs.
+    """
+    network = build(name, nb_classes).eval()
+    if is_ours(name):
+        if network.input_shape != input_shape:
+            fitting = [other for other, make in NETWORKS.items() if make(2).input_shape == input_shape]
+            raise ValueError(
+                f"`--network` {name} takes images of shape {network.input_shape}, but {data} holds {input_shape}; "
+                f"networks for these: {', '.join([*fitting, 'your own as package.module:function'])}"
+            )
+        return
+    try:
+        with torch.no_grad():
+            outputs = network(torch.zeros(1, *input_shape))
+    except RuntimeError as error:
+        raise ValueError(f"`--network` {name} does not take the inputs of {data}, {input_shape}: {error}") from None
+    if tuple(outputs.shape) != (1, nb_classes):
+        raise ValueError(
+            f"`--network` {name} answers one input of {data} by {tuple(outputs.shape)}, not by a logit for each of "
+            f"{nb_classes} classes, (1, {nb_classes})"
+        )

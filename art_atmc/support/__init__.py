@@ -1,0 +1,1 @@
+"""What knows nothing of networks: randomness, terminals, files, versions, statistics."""

@@ -1,0 +1,182 @@
+r"""Objectives: what is minimised over the weights, each an inner maximisation over the inputs and an outer loss.
+
+An objective knows nothing of constraints; a solver knows nothing of objectives.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from art_atmc.attacks.art import ARTAttack, adversary
+from art_atmc.attacks.base import Adversary, Loss
+
+if TYPE_CHECKING:
+    from art.attacks.attack import EvasionAttack
+
+    from art_atmc.classifiers.network import Network
+
+__all__ = ["TRADES", "Adversarial", "Natural", "Objective", "Outcome", "Problem"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What an objective needs besides a batch: the network, its loss, the valid inputs, and the random numbers.
+
+    :param classifier: the ART classifier that is trained.
+    :param network: the classifier's preprocessing and model as one module.
+    :param generator: draws the random starts; on the network's device.
+    """
+
+    classifier: Any
+    network: Network
+    generator: torch.Generator
+
+    @property
+    def criterion(self) -> Loss:
+        return self.classifier.loss  # type: ignore[no-any-return]
+
+    def perturb(self, attack: Adversary | EvasionAttack, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
+        """Adversarial examples for the network as it is now; ``loss`` is what a native attack maximises."""
+        return adversary(attack, self.classifier)(
+            self.network,
+            x,
+            y,
+            loss=loss or self.criterion,
+            clip_values=self.classifier.clip_values,
+            generator=self.generator,
+        )
+
+
+class Outcome(NamedTuple):
+    """The loss of a batch, ready for ``backward()``, and the logits on its adversarial examples."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class Objective(abc.ABC):
+    """A loss of a batch under attack; called with the network in training mode, before ``zero_grad()``.
+
+    :param attack: an ART evasion attack or one of our adversaries; the inner maximisation. None for none: then the
+        robust accuracy on validation data is the clean one.
+    """
+
+    attack: Adversary | EvasionAttack | None
+
+    @abc.abstractmethod
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
+        """The loss of inputs ``x`` with labels ``y`` as the classifier's loss takes them."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Natural(Objective):
+    r"""Training without an attack, :math:`\min_\theta \mathbb{E}\, f(\theta; x, y)`: the opposite of robust.
+
+    >>> Natural().attack is None
+    True
+    """
+
+    attack: None = None
+
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
+        logits = problem.network(x)
+        return Outcome(problem.criterion(logits, y), logits)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Adversarial(Objective):
+    r"""Adversarial training (Madry et al. 2018), with a share of the clean loss.
+
+    .. math:: \min_\theta\; \mathbb{E}\,\bigl[(1 - s)\, f(\theta; x', y) + s\, f(\theta; x, y)\bigr], \qquad
+              x' = \arg\max_{x' \in B(x, \epsilon)} f(\theta; x', y)
+
+    Share 0 is Madry's objective and the one of the ATMC paper (Eq. 2); 0.5 is what its released code trains on MNIST
+    and CIFAR-10.
+
+    :param attack: an ART evasion attack or one of our adversaries.
+    :param clean_share: s, in [0, 1).
+    :raises TypeError: when the attack is neither.
+    :raises ValueError: for a targeted attack and a share out of range.
+
+    >>> from art_atmc import PGD
+    >>> Adversarial(PGD(eps=0.1, eps_step=0.025, max_iter=7), clean_share=0.5).clean_share
+    0.5
+    """
+
+    attack: Adversary | EvasionAttack
+    clean_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        adversary(self.attack)  # refuses what can't be one
+        if not 0 <= self.clean_share < 1:
+            raise ValueError(
+                f"`clean_share` must be in [0, 1), got {self.clean_share}; with 1 there would be no attack"
+            )
+
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
+        logits = problem.network(problem.perturb(self.attack, x, y))
+        loss = problem.criterion(logits, y)
+        if self.clean_share:
+            clean = problem.criterion(problem.network(x), y)
+            loss = torch.lerp(loss, clean, self.clean_share)
+        return Outcome(loss, logits)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class TRADES(Objective):
+    r"""TRADES (Zhang et al. 2019): clean loss plus the divergence that an attack can cause.
+
+    .. math:: \min_\theta\; \mathbb{E}\,\bigl[ f(\theta; x, y) + \beta \max_{x' \in B(x, \epsilon)}
+              \mathrm{KL}\bigl(p_\theta(x) \,\|\, p_\theta(x')\bigr) \bigr]
+
+    A native attack maximises the divergence itself, as in the paper; it needs a random start, because the divergence
+    has no gradient at x. Any other ART attack maximises its own loss, as in ART's TRADES trainer. The network's output
+    must be logits.
+
+    :param attack: an ART evasion attack or one of our adversaries.
+    :param beta: weight of the divergence, positive; the paper uses 1 and 6.
+    :raises TypeError: when the attack is neither.
+    :raises ValueError: for a targeted attack, a ``beta`` that is not positive, and an attack that starts at x itself.
+
+    >>> from art_atmc import PGD
+    >>> TRADES(PGD(eps=0.1, eps_step=0.025, max_iter=7)).beta
+    6.0
+    """
+
+    attack: Adversary | EvasionAttack
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        adversary(self.attack)  # refuses what can't be one
+        if not self.beta > 0:
+            raise ValueError(f"`beta` must be positive, got {self.beta}; the paper uses 1 and 6")
+
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
+        attack = adversary(self.attack, problem.classifier)
+        if isinstance(attack, ARTAttack):
+            x_adv = problem.perturb(attack, x, y)
+        else:
+            if not getattr(attack, "random_start", True):
+                raise ValueError(
+                    "TRADES maximises a divergence that has no gradient at x itself; give the attack a "
+                    "random start (ART: num_random_init=1, ours: random_start=True)"
+                )
+            # In evaluation mode, as the attack will be: the divergence is then zero at x, and only there for sure.
+            x_adv = problem.perturb(attack, x, problem.network.evaluate(x).softmax(dim=1), loss=_divergence)
+        clean, logits = problem.network(x), problem.network(x_adv)
+        loss = problem.criterion(clean, y) + self.beta * _divergence(logits, clean.softmax(dim=1))
+        return Outcome(loss, logits)
+
+
+def _divergence(logits: Tensor, target: Tensor) -> Tensor:
+    return F.kl_div(logits.log_softmax(dim=1), target, reduction="batchmean")
