@@ -65,7 +65,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_tutorial_runs_and_prints_what_it_shows() -> None:
-    run("docs/tutorial.md", (DOCS / "tutorial.md").read_text(), at_least=20)
+    run("docs/tutorial/digits.md", (DOCS / "tutorial/digits.md").read_text(), at_least=20)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -82,18 +82,18 @@ def test_readme_example_runs_and_keeps_its_promises() -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_examples_for_art_users_run() -> None:
-    run("docs/art.md", (DOCS / "art.md").read_text(), at_least=3)
+    run("docs/how-to/art.md", (DOCS / "how-to/art.md").read_text(), at_least=3)
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_page_on_evaluation_runs_and_prints_what_it_shows() -> None:
-    run("docs/evaluation.md", (DOCS / "evaluation.md").read_text(), at_least=6)
+    run("docs/how-to/evaluation.md", (DOCS / "how-to/evaluation.md").read_text(), at_least=6)
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_page_on_the_compressed_file_runs_and_prints_what_it_shows() -> None:
     pytest.importorskip("onnxscript")
-    run("docs/artefact.md", (DOCS / "artefact.md").read_text(), at_least=8)
+    run("docs/how-to/compressed-file.md", (DOCS / "how-to/compressed-file.md").read_text(), at_least=8)
 
 
 @pytest.mark.parametrize("printed", ["robust 0.2, nnz 7\n", "robust 0.7, nnz 8\n", "clean 0.7, nnz 7\n", ""])
@@ -107,7 +107,7 @@ def test_output_that_differs_is_noticed(printed: str) -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     import art_atmc
 
-    reference = (DOCS / "reference.md").read_text()
+    reference = (DOCS / "reference/api.md").read_text()
     missing = [name for name in art_atmc.__all__ if not re.search(rf":: art_atmc\.{name}$", reference, re.MULTILINE)]
     assert not missing
 
@@ -117,7 +117,7 @@ def test_every_option_of_the_command_line_is_in_the_reference() -> None:
 
     from art_atmc.cli import app
 
-    reference = (DOCS / "reference.md").read_text()
+    reference = (DOCS / "reference/command-line.md").read_text()
     commands: list[Any] = [typer.main.get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()

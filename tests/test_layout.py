@@ -74,7 +74,7 @@ def test_folders_keep_apart(place, stranger):
 
 def surface() -> list[str]:
     """The public names: those of the front door and of each folder, and every one that the reference page documents."""
-    documented = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     names = set(re.findall(r"auto(?:class|function|data):: (art_atmc[\w.]*)", documented))
     folders = [f"art_atmc.{place}" for place in ORDER if (PACKAGE / place).is_dir()]
     for module in ["art_atmc", *folders, *re.findall(r"automodule:: (art_atmc[\w.]*)", documented)]:

@@ -21,7 +21,7 @@ from art_atmc.data import load
 from art_atmc.networks import digits_cnn
 
 torch.set_num_threads(1)
-PAGE = Path(__file__).parents[3] / "docs" / "plugins" / "bitbudget.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "plugins" / "bitbudget.md"
 FENCED = re.compile(r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 

@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs" / "plugins" / "reweighted.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "plugins" / "reweighted.md"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

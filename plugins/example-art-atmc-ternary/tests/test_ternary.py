@@ -18,7 +18,7 @@ from art_atmc.testing import check_constraint
 
 torch.set_num_threads(1)  # small networks run many times slower on two
 
-PAGE = Path(__file__).parents[3] / "docs" / "plugins" / "writing.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "write-a-constraint.md"
 numbers = st.one_of(st.floats(-100, 100, width=32, allow_subnormal=False), st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0]))
 
 
