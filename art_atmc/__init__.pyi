@@ -1,6 +1,7 @@
 """The public names, each from the folder where it lives; ``__init__.py`` loads a name when it is first used."""
 
 from .attacks import PGD as PGD
+from .attacks import Problem as Problem
 from .classifiers import CompressedClassifier as CompressedClassifier
 from .compression import ADMM as ADMM
 from .compression import Constraint as Constraint

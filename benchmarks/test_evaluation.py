@@ -15,6 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_atmc import PGD
+from art_atmc.attacks.base import Problem
 from art_atmc.data import load
 from art_atmc.evaluation import Attack, Finding, Severity, Suite, evaluate, quick
 from art_atmc.networks import digits_cnn, lenet
@@ -53,7 +54,7 @@ def trained(make, x, y, eps, epochs):
     x, y = torch.from_numpy(x), torch.from_numpy(y)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(64):
-            adv = PGD(eps, eps / 2, 3)(model, x[rows], y[rows], clip_values=(0, 1))
+            adv = PGD(eps, eps / 2, 3)(Problem(model, clip_values=(0, 1)), x[rows], y[rows])
             optimizer.zero_grad()
             F.cross_entropy(model(adv), y[rows]).backward()
             optimizer.step()

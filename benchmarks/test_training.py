@@ -14,6 +14,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_atmc import PGD, Adversarial, ATMCTrainer, ObjectiveTrainer, Quantization, Sparsity, Tightening
+from art_atmc.attacks.base import Problem
 from art_atmc.data import load
 from art_atmc.networks import digits_cnn, lenet
 
@@ -78,7 +79,7 @@ def test_dense_step_against_a_plain_loop(compare, mnist):
     attack = PGD(EPS, EPS / 4, 8)
     compare(
         "dense step, LeNet, batch 128, 8 PGD steps, against a plain NCHW loop",
-        ours(mnist, lenet, attack),
+        ours(Problem(mnist), lenet, attack),
         plain_loop(mnist, lenet, 8, EPS / 4),
         at_most=0.65,
     )
@@ -95,7 +96,7 @@ def madry(data, make, eps, eps_step, max_iter):
 def test_dense_epoch_against_art_on_mnist(compare, mnist):
     compare(
         "dense epoch, LeNet, 8 PGD steps, against AdversarialTrainerMadryPGD",
-        ours(mnist, lenet, PGD(EPS, EPS / 4, 8)),
+        ours(Problem(mnist), lenet, PGD(EPS, EPS / 4, 8)),
         madry(mnist, lenet, EPS, EPS / 4, 8),
         at_most=1 / 3,
         rounds=5,
@@ -106,7 +107,7 @@ def test_dense_epoch_against_art_on_digits(compare, digits):
     data = digits[:2]
     compare(
         "dense epoch, digits CNN, 7 PGD steps, against AdversarialTrainerMadryPGD",
-        ours(data, digits_cnn, PGD(0.1, 0.025, 7)),
+        ours(Problem(data), digits_cnn, PGD(0.1, 0.025, 7)),
         madry(data, digits_cnn, 0.1, 0.025, 7),
         at_most=1 / 2.5,
     )
@@ -158,7 +159,7 @@ def test_atmc_step_against_dense_step(compare, mnist):
         compare(
             "ATMC step (factors, density 0.05, 4 bits every 10 steps) against our dense step, LeNet, 8 PGD steps",
             lambda: trainer.trainer.fit(*data, batch_size=128, nb_epochs=1),
-            ours(data, lenet, attack),
+            ours(Problem(data), lenet, attack),
             at_most=1.25,
             rounds=3,
         )

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from art_atmc.attacks.art import ARTAttack, adversary
-from art_atmc.attacks.base import Adversary
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.modes import evaluating, frozen
 
@@ -106,7 +106,7 @@ def test_ascent_equals_art_from_x(norm: float, decay: float | None, clip: str) -
         classifier, norm=norm, eps=eps, eps_step=eps / 3, decay=decay, max_iter=7, verbose=False
     ).generate(x.numpy(), y=y.numpy())
     ours = PGD(eps, eps / 3, 7, norm, random_start=False, momentum=decay or 0.0)
-    adv = ours(classifier.model, x, y, clip_values=classifier.clip_values)
+    adv = ours(Problem(classifier.model, clip_values=classifier.clip_values), x, y)
     assert np.abs(adv.numpy() - theirs).max() < 1e-6
     assert distance(adv, x, norm).mean() > 0.1 * eps  # it is not a comparison of two attacks that stand still
 
@@ -126,7 +126,7 @@ def test_ascent_equals_art_from_the_same_random_start(norm: float, clip: str) ->
     for _ in range(7):
         theirs = attack._compute_pytorch(theirs, x, one_hot, None, eps, eps / 3, False, momentum)
     before = start.clone()
-    ours = PGD(eps, eps / 3, 7, norm).ascend(classifier.model, x, y, start, clip_values=classifier.clip_values)
+    ours = PGD(eps, eps / 3, 7, norm).ascend(Problem(classifier.model, clip_values=classifier.clip_values), x, y, start)
     assert (ours - theirs).abs().max() < 1e-6
     assert torch.equal(start, before)
 
@@ -150,7 +150,7 @@ def test_converted_attack_equals_art(make: Any) -> None:
     x, y = batch()
     native = adversary(attack, classifier)
     assert isinstance(native, PGD)
-    ours = native(classifier.model, x, y, clip_values=classifier.clip_values).numpy()
+    ours = native(Problem(classifier.model, clip_values=classifier.clip_values), x, y).numpy()
     assert np.abs(ours - attack.generate(x.numpy(), y=y.numpy())).max() < 1e-6
 
 
@@ -199,7 +199,7 @@ def test_conversion_leaves_the_rest_to_art(name: str) -> None:
     wrapped = adversary(attack, classifier)
     assert wrapped == ARTAttack(attack)
     x, y = batch(4)
-    adv = wrapped(classifier.model, x, y)
+    adv = wrapped(Problem(classifier.model), x, y)
     assert adv.shape == x.shape
     if name == "subclass":
         assert torch.equal(adv, torch.full_like(x, 0.5))  # its own generate ran
@@ -236,7 +236,7 @@ def test_random_start_is_reproducible_and_varies(norm: float) -> None:
     network = small_network()
 
     def start(seed: int) -> Tensor:
-        return attack(network, x, y, generator=torch.Generator().manual_seed(seed))
+        return attack(Problem(network, generator=torch.Generator().manual_seed(seed)), x, y)
 
     assert torch.equal(start(0), start(0))
     assert (distance(start(0), start(1), norm) > 0.01 * RADII[norm]).all()
@@ -244,7 +244,7 @@ def test_random_start_is_reproducible_and_varies(norm: float) -> None:
     assert (distance(start(0), x, norm) <= RADII[norm] * (1 + 1e-5)).all()
     seen: list[Tensor] = []
     network.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    clipped = attack(network, x, y, clip_values=(0.4, 0.6), generator=torch.Generator().manual_seed(0))
+    clipped = attack(Problem(network, clip_values=(0.4, 0.6), generator=torch.Generator().manual_seed(0)), x, y)
     for point in (*seen, clipped):
         assert (point >= 0.4).all()
         assert (point <= 0.6).all()
@@ -254,7 +254,9 @@ def test_random_start_is_reproducible_and_varies(norm: float) -> None:
 def test_random_start_is_uniform_in_the_ball(norm: float) -> None:
     n, d, eps = 20_000, 5, 0.5
     generator = torch.Generator().manual_seed(0)
-    noise = PGD(eps, 1e-12, 1, norm)(nn.Linear(d, 2), torch.zeros(n, d), torch.zeros(n).long(), generator=generator)
+    noise = PGD(eps, 1e-12, 1, norm)(
+        Problem(nn.Linear(d, 2), generator=generator), torch.zeros(n, d), torch.zeros(n).long()
+    )
     # The volume of a ball grows with r^d: for uniform points (r / eps)^d is uniform in [0, 1].
     share = (distance(noise, torch.zeros(n, d), norm) / eps).pow(d).sort().values
     assert (share - torch.linspace(0, 1, n)).abs().max() < 0.015
@@ -269,7 +271,7 @@ def test_random_start_is_uniform_in_the_ball(norm: float) -> None:
 
 def test_without_random_start_begins_at_x() -> None:
     x, y = batch()
-    assert torch.equal(PGD(0.1, 1e-12, 1, random_start=False)(small_network(), x, y), x)
+    assert torch.equal(PGD(0.1, 1e-12, 1, random_start=False)(Problem(small_network()), x, y), x)
 
 
 def test_restarts_are_never_worse(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
@@ -277,7 +279,7 @@ def test_restarts_are_never_worse(trained: tuple[nn.Module, Tensor, Tensor]) -> 
 
     def fooled(restarts: int) -> Tensor:
         attack = PGD(0.06, 0.03, 2, restarts=restarts)
-        adv = attack(network, x, y, clip_values=(0, 1), generator=torch.Generator().manual_seed(0))
+        adv = attack(Problem(network, clip_values=(0, 1), generator=torch.Generator().manual_seed(0)), x, y)
         return network(adv).argmax(dim=1) != y
 
     once, often = fooled(1), fooled(6)
@@ -288,13 +290,13 @@ def test_restarts_are_never_worse(trained: tuple[nn.Module, Tensor, Tensor]) -> 
 def test_restarts_cost_no_forward_when_there_is_one_and_stop_when_all_are_fooled() -> None:
     x, y = batch()
     probe = Probe(small_network())
-    PGD(0.1, 0.1, 5)(probe, x, y)
+    PGD(0.1, 0.1, 5)(Problem(probe), x, y)
     assert probe.calls == 5
     probe.calls = 0
     with evaluating(probe):
         wrong = (probe(x).argmax(dim=1) + 1) % CLASSES
     probe.calls = 0
-    PGD(1e-6, 1e-6, 5, restarts=4)(probe, x, functional.one_hot(wrong, CLASSES).float())
+    PGD(1e-6, 1e-6, 5, restarts=4)(Problem(probe), x, functional.one_hot(wrong, CLASSES).float())
     assert probe.calls == 5 + 1
 
 
@@ -339,7 +341,7 @@ def test_network_is_untouched(name: str) -> None:
     kept = [p.grad for p in network.parameters()]
     before = state_of(network)
     x, y = batch()
-    adv = ATTACKS[name](classifier)(network, x, y)
+    adv = ATTACKS[name](classifier)(Problem(network), x, y)
     assert_same_state(before, state_of(network))
     assert all(p.grad is g for p, g in zip(network.parameters(), kept, strict=True))
     assert not adv.requires_grad
@@ -357,13 +359,13 @@ def test_network_is_untouched_after_an_error(name: str) -> None:
     before = state_of(network)
     x, y = batch()
     with pytest.raises(RuntimeError, match="broken loss"):
-        ATTACKS[name](classifier)(network, x, y, loss=broken)
+        ATTACKS[name](classifier)(Problem(network, loss=broken), x, y)
     assert_same_state(before, state_of(network))
 
 
 def test_network_is_in_evaluation_mode_during_the_attack() -> None:
     probe = Probe(small_network()).train()
-    PGD(0.1, 0.05, 3, restarts=3)(probe, *batch())
+    PGD(0.1, 0.05, 3, restarts=3)(Problem(probe), *batch())
     assert probe.modes == {False}
 
 
@@ -391,7 +393,7 @@ def test_parametrized_weight_is_formed_once_an_attack(name: str) -> None:
     parametrize.register_parametrization(network[5], "weight", doubled)  # type: ignore[index]
     classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), SHAPE, CLASSES, device_type="cpu")
     doubled.calls = 0
-    ATTACKS[name](classifier)(network, *batch())
+    ATTACKS[name](classifier)(Problem(network), *batch())
     assert doubled.calls == 1
     network(batch()[0])
     assert doubled.calls == 2
@@ -404,7 +406,7 @@ def test_attack_inside_an_open_cache_does_not_stop_the_training(name: str) -> No
     classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), SHAPE, CLASSES, device_type="cpu")
     x, y = batch()
     with parametrize.cached():
-        adv = ATTACKS[name](classifier)(network, x, y)
+        adv = ATTACKS[name](classifier)(Problem(network), x, y)
         functional.cross_entropy(network(adv), y).backward()
     grad = network[5].parametrizations.weight.original.grad  # type: ignore[index, union-attr]
     assert grad is not None
@@ -414,10 +416,10 @@ def test_attack_inside_an_open_cache_does_not_stop_the_training(name: str) -> No
 def test_attack_works_without_grad_mode_and_for_inputs_with_a_graph() -> None:
     x, y = batch()
     attack = PGD(0.1, 0.05, 3, random_start=False)
-    expected = attack(small_network(), x, y)
+    expected = attack(Problem(small_network()), x, y)
     with torch.no_grad():
-        assert torch.equal(attack(small_network(), x, y), expected)
-    adv = attack(small_network(), x.clone().requires_grad_() * 1, y)
+        assert torch.equal(attack(Problem(small_network()), x, y), expected)
+    adv = attack(Problem(small_network()), x.clone().requires_grad_() * 1, y)
     assert torch.equal(adv, expected)
     assert not adv.requires_grad
 
@@ -430,7 +432,7 @@ def test_attack_raises_the_loss(trained: tuple[nn.Module, Tensor, Tensor], norm:
     network, x, y = trained
     eps = {math.inf: 0.1, 2: 0.7, 1: 3.0}[norm]
     generator = torch.Generator().manual_seed(0)
-    adv = PGD(eps, eps / 4, 10, norm)(network, x, y, clip_values=(0, 1), generator=generator)
+    adv = PGD(eps, eps / 4, 10, norm)(Problem(network, clip_values=(0, 1), generator=generator), x, y)
     clean = functional.cross_entropy(network(x), y, reduction="none")
     robust = functional.cross_entropy(network(adv), y, reduction="none")
     # ART's steps for p = 1 are lost where the steepest pixel is black or white already.
@@ -438,7 +440,7 @@ def test_attack_raises_the_loss(trained: tuple[nn.Module, Tensor, Tensor], norm:
     assert robust.mean() > 4 * clean.mean()
     one_hot = functional.one_hot(y, 10).float()
     again = PGD(eps, eps / 4, 10, norm)(
-        network, x, one_hot, clip_values=(0, 1), generator=torch.Generator().manual_seed(0)
+        Problem(network, clip_values=(0, 1), generator=torch.Generator().manual_seed(0)), x, one_hot
     )
     assert functional.cross_entropy(network(again), y).item() == pytest.approx(robust.mean().item(), rel=0.02)
 
@@ -457,7 +459,7 @@ def test_iterates_stay_in_the_ball_and_the_box(
 ) -> None:
     x, y = batch(3, seed)
     attack = PGD(eps, ratio * eps, 3, norm, momentum=momentum)
-    adv = attack(small_network(), x, y, clip_values=clip, generator=torch.Generator().manual_seed(seed))
+    adv = attack(Problem(small_network(), clip_values=clip, generator=torch.Generator().manual_seed(seed)), x, y)
     rounding = 1e-5 * (x.abs().flatten(1).sum(dim=1) if norm == 1 else 1) + 1e-5 * eps
     assert (distance(adv, x, norm) <= eps + rounding).all()
     if clip is not None:
@@ -474,20 +476,20 @@ def test_memory_format_dtype_and_inputs_are_kept(norm: float) -> None:
     network.register_forward_pre_hook(
         lambda _, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
     )
-    adv = PGD(0.1, 0.05, 3, norm, restarts=2, momentum=0.5)(network, x, y, clip_values=(0, 1))
+    adv = PGD(0.1, 0.05, 3, norm, restarts=2, momentum=0.5)(Problem(network, clip_values=(0, 1)), x, y)
     assert adv.dtype == torch.float64
     assert adv.is_contiguous(memory_format=torch.channels_last)
     assert all(formats)
     assert torch.equal(x, before)
     plain = PGD(0.1, 0.05, 3, norm, random_start=False)
-    assert torch.allclose(plain(network, x, y), plain(network, x.contiguous(), y), atol=1e-12)
+    assert torch.allclose(plain(Problem(network), x, y), plain(Problem(network), x.contiguous(), y), atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_tiny_gradients_still_give_full_steps(norm: float) -> None:
     x, y = batch()
     adv = PGD(0.5, 0.5, 1, norm, random_start=False)(
-        small_network(), x, y, loss=lambda logits, y: 1e-30 * functional.cross_entropy(logits, y)
+        Problem(small_network(), loss=lambda logits, y: 1e-30 * functional.cross_entropy(logits, y)), x, y
     )
     assert distance(adv, x, norm).numpy() == pytest.approx(0.5, rel=1e-5)
 
@@ -497,7 +499,7 @@ def test_zero_gradient_leaves_the_start(norm: float) -> None:
     x, y = batch()
     for momentum in (0.0, 1.0):
         attack = PGD(0.5, 0.5, 3, norm, random_start=False, momentum=momentum)
-        assert torch.equal(attack(small_network(), x, y, loss=lambda logits, y: 0 * logits.sum()), x)
+        assert torch.equal(attack(Problem(small_network(), loss=lambda logits, y: 0 * logits.sum()), x, y), x)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -507,11 +509,11 @@ def test_gradient_that_is_not_finite_is_an_error(norm: float) -> None:
     attack = PGD(0.1, 0.05, 3, norm)
     x[1, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match="of 1 of 8 inputs"):
-        attack(network, x, y)
+        attack(Problem(network), x, y)
     with torch.no_grad():
         network[0].weight[0] = math.nan  # type: ignore[index]
     with pytest.raises(FloatingPointError, match="of 8 of 8 inputs"):
-        attack(network, *batch())
+        attack(Problem(network), *batch())
 
 
 @pytest.mark.parametrize(
@@ -548,17 +550,17 @@ def test_inputs_are_checked() -> None:
     x, y = batch()
     attack, network = PGD(0.1, 0.1, 1), small_network()
     with pytest.raises(ValueError, match=r"x.float\(\)"):
-        attack(network, (255 * x).byte(), y)
+        attack(Problem(network), (255 * x).byte(), y)
     with pytest.raises(ValueError, match="batch dimension"):
-        attack(network, x.reshape(-1), y)
+        attack(Problem(network), x.reshape(-1), y)
     for low, high in ((1, 0), (0, 0), (np.zeros(SHAPE), np.zeros(SHAPE)), (math.nan, 1)):
         with pytest.raises(ValueError, match="smaller and a larger bound"):
-            attack(network, x, y, clip_values=(low, high))
+            attack(Problem(network, clip_values=(low, high)), x, y)
     with pytest.raises(ValueError, match="`start` must have the shape"):
-        attack.ascend(network, x, y, x[:1])
+        attack.ascend(Problem(network), x, y, x[:1])
     for clip in (None, (0, 1), (np.float32(0), torch.tensor(1.0)), (np.zeros(SHAPE), 1.0), np.array([0.0, 1.0])):
-        assert attack(network, x, y, clip_values=clip).shape == x.shape
-    assert attack(network, x[:0], y[:0]).shape == (0, *SHAPE)
+        assert attack(Problem(network, clip_values=clip), x, y).shape == x.shape
+    assert attack(Problem(network), x[:0], y[:0]).shape == (0, *SHAPE)
 
 
 # --- any ART attack ---------------------------------------------------------------------------------------------------
@@ -583,7 +585,7 @@ def test_art_attack_runs_silent_and_comes_back_unchanged(name: str, capfd: pytes
     numpy_state, python_state = np.random.get_state(), random.getstate()
     x, y = batch()
     original = x.clone()
-    one = ARTAttack(attack)(classifier.model, x, y, generator=torch.Generator().manual_seed(0))
+    one = ARTAttack(attack)(Problem(classifier.model, generator=torch.Generator().manual_seed(0)), x, y)
     for now, then in zip((vars(attack), vars(inner)), before, strict=True):
         assert list(now) == list(then)
         assert all(now[key] is then[key] for key in then)
@@ -593,10 +595,10 @@ def test_art_attack_runs_silent_and_comes_back_unchanged(name: str, capfd: pytes
     assert capfd.readouterr().err == ""
     for draw in (np.random.rand, random.random, lambda: torch.rand(1)):
         draw()
-    two = ARTAttack(attack)(classifier.model, x, y, generator=torch.Generator().manual_seed(0))
+    two = ARTAttack(attack)(Problem(classifier.model, generator=torch.Generator().manual_seed(0)), x, y)
     assert torch.equal(one, two)
     if name in ("square", "random_eps"):
-        other = ARTAttack(attack)(classifier.model, x, y, generator=torch.Generator().manual_seed(1))
+        other = ARTAttack(attack)(Problem(classifier.model, generator=torch.Generator().manual_seed(1)), x, y)
         assert not torch.equal(one, other)
     assert not torch.equal(one, x)
     assert torch.equal(x, original)
@@ -615,7 +617,7 @@ def test_art_attack_gets_the_whole_batch_and_keeps_a_larger_one() -> None:
     original, network, classifier = x.clone(), small_network(), small_classifier()
     for batch_size in (2, 50):
         attack = ARTAttack(Spy(classifier, batch_size=batch_size))
-        adv = attack(network, x, y, generator=torch.Generator().manual_seed(0))
+        adv = attack(Problem(network, generator=torch.Generator().manual_seed(0)), x, y)
         assert torch.equal(adv, original + 1)
         assert torch.equal(x, original)
         random.random(), torch.rand(())
@@ -626,13 +628,13 @@ def test_art_attack_gets_the_whole_batch_and_keeps_a_larger_one() -> None:
 def test_art_attack_keeps_dtype_and_memory_format() -> None:
     x, y = batch()
     attack = ARTAttack(evasion.FastGradientMethod(small_classifier(), eps=0.1))
-    expected = attack(small_network(), x, y)
-    adv = attack(small_network(), x.double().contiguous(memory_format=torch.channels_last), y)
+    expected = attack(Problem(small_network()), x, y)
+    adv = attack(Problem(small_network()), x.double().contiguous(memory_format=torch.channels_last), y)
     assert adv.dtype == torch.float64
     assert adv.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(adv.float(), expected, atol=1e-6)
     one_hot = functional.one_hot(y, CLASSES).float()
-    assert torch.equal(attack(small_network(), x, one_hot), expected)
+    assert torch.equal(attack(Problem(small_network()), x, one_hot), expected)
 
 
 def test_art_attack_on_another_estimator_keeps_both_networks() -> None:
@@ -640,7 +642,7 @@ def test_art_attack_on_another_estimator_keeps_both_networks() -> None:
     classifier = PyTorchClassifier(source, nn.CrossEntropyLoss(), SHAPE, CLASSES, device_type="cpu")
     before = state_of(target), state_of(source)
     wrapper = [m.training for m in classifier._model.modules()]
-    ARTAttack(evasion.FastGradientMethod(classifier))(target, *batch())
+    ARTAttack(evasion.FastGradientMethod(classifier))(Problem(target), *batch())
     assert_same_state(before[0], state_of(target))
     assert_same_state(before[1], state_of(source))
     assert wrapper == [m.training for m in classifier._model.modules()]
@@ -657,9 +659,11 @@ def test_import_does_not_load_art() -> None:
 def test_cpu_generator_serves_a_cuda_batch(norm: float) -> None:
     x, y = batch()
     network, attack = small_network(), PGD(0.1, 0.05, 3, norm)
-    here = attack(network, x, y, clip_values=(0, 1), generator=torch.Generator().manual_seed(0))
-    there = attack(network.cuda(), x.cuda(), y.cuda(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0))
+    here = attack(Problem(network, clip_values=(0, 1), generator=torch.Generator().manual_seed(0)), x, y)
+    there = attack(
+        Problem(network.cuda(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0)), x.cuda(), y.cuda()
+    )
     assert there.is_cuda
     assert (there.cpu() - here).abs().mean() < 1e-3
-    own = attack(network, x.cuda(), y.cuda(), generator=torch.Generator("cuda").manual_seed(0))
+    own = attack(Problem(network, generator=torch.Generator("cuda").manual_seed(0)), x.cuda(), y.cuda())
     assert own.is_cuda

@@ -18,7 +18,7 @@ from art.preprocessing.preprocessing import Preprocessor
 from torch import nn
 
 from art_atmc import PGD, CompressedClassifier
-from art_atmc.attacks.base import Adversary
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.evaluation import (
     APGD,
     WRM,
@@ -61,7 +61,7 @@ class Shift(Adversary):
     by: float
     sizes: list = dataclasses.field(default_factory=list, compare=False)
 
-    def __call__(self, network, x, y, *, loss=None, clip_values=None, generator=None):
+    def __call__(self, problem, x, y):
         self.sizes.append(len(x))
         return x + self.by
 
@@ -72,8 +72,8 @@ class Drawn(Adversary):
 
     eps: float
 
-    def __call__(self, network, x, y, *, loss=None, clip_values=None, generator=None):
-        return (x + self.eps * (2 * torch.rand(x.shape, generator=generator) - 1)).clamp(0, 1)
+    def __call__(self, problem, x, y):
+        return (x + self.eps * (2 * torch.rand(x.shape, generator=problem.generator) - 1)).clamp(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Interrupted(Adversary):
 
     armed: list = dataclasses.field(default_factory=lambda: [True], compare=False)
 
-    def __call__(self, network, x, y, *, loss=None, clip_values=None, generator=None):
+    def __call__(self, problem, x, y):
         if self.armed:
             raise KeyboardInterrupt
         return x
@@ -153,7 +153,7 @@ def test_restarts_equal_an_explicit_loop(trained):
     for restart in range(4):
         generator = torch.Generator().manual_seed(seed_of(seed, f"p {restart}"))
         for rows in standing.nonzero()[:, 0].split(64):
-            adv = method(model, x[rows], y[rows], clip_values=(0, 1), generator=generator)
+            adv = method(Problem(model, clip_values=(0, 1), generator=generator), x[rows], y[rows])
             standing[rows] = model(adv).argmax(1) == y[rows]
         after.append(int(standing.sum()))
     np.testing.assert_array_equal(result["p"].correct, standing.numpy())

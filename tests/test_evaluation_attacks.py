@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from art_atmc import PGD
 from art_atmc.attacks.apgd import _Climb, _SparseClimb
 from art_atmc.attacks.ball import box, inside, length, project, random_point
+from art_atmc.attacks.base import Problem
 from art_atmc.attacks.built import check_importable
 from art_atmc.attacks.square import margin
 from art_atmc.evaluation import APGD, DLR, WRM, Built, CrossEntropy, Square, StraightThrough, quick
@@ -48,7 +49,7 @@ def trained(digits):
     x, y = (torch.from_numpy(part) for part in digits)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(80):
-        adv = PGD(0.08, 0.08, 1)(model, x[:1000], y[:1000], clip_values=(0, 1))
+        adv = PGD(0.08, 0.08, 1)(Problem(model, clip_values=(0, 1)), x[:1000], y[:1000])
         optimizer.zero_grad()
         F.cross_entropy(model(adv), y[:1000]).backward()
         optimizer.step()
@@ -277,7 +278,7 @@ def test_apgd_equals_the_papers_algorithm_sample_by_sample(trained, norm, object
     model, x, y = classifier.model.double(), x[:25].double(), y[:25]
     try:
         attack = APGD(RADII[norm] * 0.8, norm, 15, objective)
-        adv = attack(model, x, y, clip_values=(0, 1), generator=generator())
+        adv = attack(Problem(model, clip_values=(0, 1), generator=generator()), x, y)
         starts = random_point(x, attack.eps, norm, box((0.0, 1.0), x), generator())
         expected = torch.cat(
             [
@@ -298,7 +299,7 @@ def test_apgd_equals_the_papers_algorithm_sample_by_sample(trained, norm, object
 def test_apgd_is_at_least_as_strong_as_arts(trained, norm, objective, loss_type):
     classifier, x, y = trained
     eps, steps = RADII[norm] * 0.7, 20
-    adv = APGD(eps, norm, steps, objective)(classifier.model, x, y, clip_values=(0, 1), generator=generator())
+    adv = APGD(eps, norm, steps, objective)(Problem(classifier.model, clip_values=(0, 1), generator=generator()), x, y)
     np.random.seed(0)
     art = evasion.AutoProjectedGradientDescent(
         classifier, norm=norm, eps=eps, eps_step=2 * eps, max_iter=steps, nb_random_init=1, loss_type=loss_type,
@@ -315,7 +316,9 @@ def test_apgd_is_at_least_as_strong_as_pgd_of_as_many_steps(trained, norm):
     classifier, x, y = trained
     eps = RADII[norm] * 0.7
     mine, pgd = (
-        standing(classifier.model, attack(classifier.model, x, y, clip_values=(0, 1), generator=generator()), y)
+        standing(
+            classifier.model, attack(Problem(classifier.model, clip_values=(0, 1), generator=generator()), x, y), y
+        )
         for attack in (APGD(eps, norm, 40), PGD(eps, eps / 8, 40, norm))
     )
     assert mine <= pgd + 0.01
@@ -330,7 +333,7 @@ def test_apgd_hands_samples_over_as_they_fall():
             return torch.cat([x, -x], dim=1)
 
     x = torch.tensor([[0.01], [0.3], [5.0]])
-    APGD(0.5, max_iter=20)(Seen(), x, torch.tensor([0, 0, 0]), generator=generator(1))
+    APGD(0.5, max_iter=20)(Problem(Seen(), generator=generator(1)), x, torch.tensor([0, 0, 0]))
     assert sizes[:2] == [3, 3]
     assert sizes[-1] == 1  # the last one can't be felled
     assert len(sizes) == 22  # the target's logits, the start, 20 steps
@@ -346,7 +349,7 @@ def test_apgd_keeps_a_misclassified_point_that_the_loss_leads_away_from():
     x, y = torch.zeros(1, 1), torch.tensor([0])
     starts = [random_point(x, 1.0, math.inf, box(None, x), generator(seed)).item() for seed in range(20)]
     seed = next(seed for seed, start in enumerate(starts) if abs(start) < 0.2)
-    adv = APGD(1.0, max_iter=10)(Band(), x, y, generator=generator(seed))
+    adv = APGD(1.0, max_iter=10)(Problem(Band(), generator=generator(seed)), x, y)
     assert adv.item() == pytest.approx(starts[seed])
 
 
@@ -355,7 +358,7 @@ def test_apgd_refuses_gradients_that_are_not_finite():
     network.weight.data.fill_(math.nan)
     for attack in (APGD(0.1, max_iter=2), WRM()):
         with pytest.raises(FloatingPointError, match="gradient .*is not finite"):
-            attack(network, torch.zeros(1, 1), torch.tensor([0]))
+            attack(Problem(network), torch.zeros(1, 1), torch.tensor([0]))
 
 
 # Square
@@ -370,7 +373,7 @@ def test_square_is_comparable_to_arts(trained, norm):
         model, nn.CrossEntropyLoss(), (1, 16, 16), 10, clip_values=(0, 1), preprocessing=None, device_type="cpu"
     )
     eps, limits = {math.inf: 0.12, 2: 2.4, 1: 24.0}[norm], box((0.0, 1.0), x)
-    adv = Square(eps, norm, 150)(model, x, y, clip_values=(0, 1), generator=generator())
+    adv = Square(eps, norm, 150)(Problem(model, clip_values=(0, 1), generator=generator()), x, y)
     np.random.seed(0)
     art = evasion.SquareAttack(
         classifier, norm=norm, eps=eps, max_iter=150, nb_restarts=1, batch_size=len(x), p_init=0.8, verbose=False
@@ -387,7 +390,7 @@ def test_square_begins_with_vertical_stripes():
     x, y = torch.full((4, 2, 6, 5), 0.5), torch.zeros(4, dtype=torch.long)
     network = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
     network[1].weight.data.zero_(), network[1].bias.data.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    delta = Square(0.1, max_iter=1)(network, x, y, clip_values=(0, 1), generator=generator()) - x
+    delta = Square(0.1, max_iter=1)(Problem(network, clip_values=(0, 1), generator=generator()), x, y) - x
     torch.testing.assert_close(delta.abs(), torch.full_like(x, 0.1))
     assert (delta == delta[:, :, :1]).all()
     assert len({tuple(row.flatten().sign().tolist()) for row in delta}) > 1
@@ -401,7 +404,7 @@ def test_square_never_lowers_the_margin_with_more_queries(trained, norm):
     for queries in (1, 10, 100):
         attack = Square(eps, norm, queries)
         with torch.no_grad():
-            adv = attack(classifier.model, x, y, clip_values=(0, 1), generator=generator())
+            adv = attack(Problem(classifier.model, clip_values=(0, 1), generator=generator()), x, y)
             margins.append(margin(classifier.model(adv), y).mean().item())
     assert margins[0] < margins[1] < margins[2]
 
@@ -413,7 +416,7 @@ def test_square_takes_inputs_of_every_shape(shape, norm):
     x = torch.rand((6, *shape))
     network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
     y = network(x).argmax(1)
-    adv = Square(0.3, norm, 30)(network, x, y, clip_values=(0.0, 1.0), generator=generator())
+    adv = Square(0.3, norm, 30)(Problem(network, clip_values=(0.0, 1.0), generator=generator()), x, y)
     assert adv.shape == x.shape
     assert inside(adv, x, 0.3, norm, box((0.0, 1.0), x)).all()
     assert (adv != x).flatten(1).any(dim=1).all()
@@ -427,7 +430,9 @@ def test_square_asks_no_more_about_fallen_samples():
             sizes.append(len(x))
             return torch.cat([x, -x], dim=1)
 
-    Square(0.5, max_iter=30)(Seen(), torch.tensor([[0.01], [5.0]]), torch.tensor([0, 0]), generator=generator())
+    Square(0.5, max_iter=30)(
+        Problem(Seen(), generator=generator()), torch.tensor([[0.01], [5.0]]), torch.tensor([0, 0])
+    )
     assert sizes[0] == 2
     assert sizes[-1] == 1
     assert len(sizes) == 30
@@ -444,7 +449,7 @@ def test_examples_lie_inside_follow_the_generator_and_leave_the_network_alone(tr
     before = x.clone()
     for attack in (APGD(eps, norm, 5), APGD(eps, norm, 5, DLR(1)), Square(eps, norm, 5)):
         model.train()
-        adv, again = (attack(model, x, y, clip_values=clip, generator=generator(3)) for _ in range(2))
+        adv, again = (attack(Problem(model, clip_values=clip, generator=generator(3)), x, y) for _ in range(2))
         assert model.training
         assert all(p.requires_grad and p.grad is None for p in model.parameters() if p.grad is None)
         assert torch.equal(adv, again)
@@ -452,7 +457,7 @@ def test_examples_lie_inside_follow_the_generator_and_leave_the_network_alone(tr
         assert torch.equal(x, before)
         assert inside(adv, x, eps, norm, box(clip, x)).all()
         one_hot = F.one_hot(y, 10).float()
-        assert torch.equal(attack(model, x, one_hot, clip_values=clip, generator=generator(3)), adv)
+        assert torch.equal(attack(Problem(model, clip_values=clip, generator=generator(3)), x, one_hot), adv)
     model.eval()
 
 
@@ -460,7 +465,7 @@ def test_examples_lie_inside_follow_the_generator_and_leave_the_network_alone(tr
 def test_fgm_of_the_suites_equals_arts(trained, norm):
     classifier, x, y = trained
     fgm = next(attack.method for attack in quick(RADII[norm], norm).attacks if attack.name == "FGM")
-    adv = fgm(classifier.model, x, y, clip_values=(0, 1))
+    adv = fgm(Problem(classifier.model, clip_values=(0, 1)), x, y)
     theirs = evasion.FastGradientMethod(classifier, norm=norm, eps=RADII[norm], batch_size=len(x)).generate(
         x.numpy(), y.numpy()
     )
@@ -504,7 +509,7 @@ def test_all_parameters_out_of_range_are_named_at_once():
 def test_wrm_equals_an_explicit_loop_sample_by_sample(trained, clip):
     classifier, x, y = trained
     model, x, y = classifier.model, x[:6], y[:6]
-    adv = WRM(gamma=20, max_iter=5)(model, x, y, clip_values=clip)
+    adv = WRM(gamma=20, max_iter=5)(Problem(model, clip_values=clip), x, y)
     for i in range(6):
         point = x[i : i + 1]
         for t in range(5):
@@ -523,11 +528,11 @@ def test_built_attack_equals_arts_on_the_same_network(trained):
     expected = evasion.DeepFool(classifier, batch_size=20, verbose=False).generate(
         x[:20].numpy().copy(), y[:20].numpy()
     )
-    adv = Built(evasion.DeepFool)(classifier.model, x[:20], y[:20], clip_values=(0, 1), generator=generator())
+    adv = Built(evasion.DeepFool)(Problem(classifier.model, clip_values=(0, 1), generator=generator()), x[:20], y[:20])
     torch.testing.assert_close(adv, torch.as_tensor(expected))
     options = {"eps": 0.1, "eps_step": 0.02, "max_iter": 5}
     expected = evasion.ProjectedGradientDescent(classifier, **options, verbose=False).generate(x.numpy(), y.numpy())
-    adv = Built(evasion.ProjectedGradientDescent, options)(classifier.model, x, y, clip_values=(0, 1))
+    adv = Built(evasion.ProjectedGradientDescent, options)(Problem(classifier.model, clip_values=(0, 1)), x, y)
     torch.testing.assert_close(adv, torch.as_tensor(expected), atol=2e-6, rtol=0)
 
 
@@ -536,7 +541,7 @@ def test_built_autoattack_runs(trained):
     pytest.importorskip("multiprocess")
     members = [evasion.FastGradientMethod(classifier, eps=0.1)]
     adv = Built(evasion.AutoAttack, {"eps": 0.1, "eps_step": 0.1, "attacks": members})(
-        classifier.model, x[:20], y[:20], clip_values=(0, 1), generator=generator()
+        Problem(classifier.model, clip_values=(0, 1), generator=generator()), x[:20], y[:20]
     )
     assert standing(classifier.model, adv, y[:20]) < 1
 

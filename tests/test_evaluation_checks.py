@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from art_atmc import PGD
+from art_atmc.attacks.base import Problem
 from art_atmc.evaluation import APGD, DLR, Access, Attack, AttackResult, Severity, Square, StraightThrough
 from art_atmc.evaluation.checks import QUESTIONS, STEPS, _log_odds, _severity, _surplus, self_checks
 
@@ -121,7 +122,7 @@ def trained(digits, model: nn.Module, eps: float) -> nn.Module:
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for step in range(100):
         rows = torch.arange(128) + 128 * (step % 8)
-        adv = PGD(eps, eps / 2, 3)(model, x[rows], y[rows], clip_values=(0, 1)) if eps else x[rows]
+        adv = PGD(eps, eps / 2, 3)(Problem(model, clip_values=(0, 1)), x[rows], y[rows]) if eps else x[rows]
         optimizer.zero_grad()
         F.cross_entropy(model(adv), y[rows]).backward()
         optimizer.step()
@@ -173,7 +174,7 @@ def run(network, examples, *, attacks=None, results=None, norm=math.inf, eps=EPS
     if results is None:
         results = []
         for attack in suite(eps, norm) if attacks is None else attacks:
-            points = attack.method(network, x, y, clip_values=clip_values, generator=generator)
+            points = attack.method(Problem(network, clip_values=clip_values, generator=generator), x, y)
             results.append(outcome(attack.name, clean & right(network, points, y), attack.access))
     findings = self_checks(
         network, x, y, eps=eps, norm=norm, clip_values=clip_values, clean=clean, attacks=results,

@@ -6,8 +6,8 @@ from art.attacks.evasion import DeepFool, ProjectedGradientDescent
 from torch.nn import functional as F
 
 from art_atmc import PGD, TRADES, Adversarial
+from art_atmc.attacks.base import Problem
 from art_atmc.classifiers.network import Network
-from art_atmc.training.objectives import Problem
 
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
 
@@ -16,7 +16,7 @@ ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
 def problem(make_classifier, digits):
     classifier = make_classifier()
     network = Network(classifier, torch.from_numpy(digits[0][:2]))
-    return Problem(classifier, network, torch.Generator().manual_seed(0))
+    return Problem.of(classifier, network, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def batch(digits):
 
 def adversarial_examples(problem, batch, **options):
     generator = torch.Generator().manual_seed(0)
-    return ATTACK(problem.network, *batch, clip_values=(0, 1), generator=generator, **options)
+    return ATTACK(Problem(problem.network, clip_values=(0, 1), generator=generator, **options), *batch)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -45,7 +45,7 @@ def test_trades_loss_is_the_formula(problem, batch):
     def kl(logits, target):
         return (target * (target.log() - logits.log_softmax(1))).sum(1).mean()
 
-    x_adv = adversarial_examples(problem, (x, problem.network.evaluate(x).softmax(1)), loss=kl)
+    x_adv = adversarial_examples(problem, (x, problem.answers(x).softmax(1)), loss=kl)
     clean = problem.network(x)
     expected = F.cross_entropy(clean, y) + 6 * kl(problem.network(x_adv), clean.softmax(1))
     assert TRADES(ATTACK, beta=6)(problem, x, y).loss.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from art_atmc.attacks.apgd import APGD, DLR, CrossEntropy, PerSampleLoss
-from art_atmc.attacks.art import ARTAttack, adversary
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.art import ARTAttack, adversary, perturb
+from art_atmc.attacks.base import Adversary, ClipValues, Loss, Problem
 from art_atmc.attacks.built import Built
 from art_atmc.attacks.pgd import PGD
 from art_atmc.attacks.square import Square
@@ -23,7 +23,9 @@ __all__ = [
     "CrossEntropy",
     "Loss",
     "PerSampleLoss",
+    "Problem",
     "Square",
     "StraightThrough",
     "adversary",
+    "perturb",
 ]

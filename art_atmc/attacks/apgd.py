@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from art_atmc.attacks.ball import Box, box, length, project, random_point
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.labels import true_class
 from art_atmc.classifiers.modes import fixed
 
@@ -106,7 +106,7 @@ class APGD(Adversary):
     >>> network = nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
     >>> attack = APGD(eps=0.5, max_iter=10)
-    >>> attack(network, torch.tensor([[1.0], [0.4]]), torch.tensor([0, 0])).flatten() > 0
+    >>> attack(Problem(network), torch.tensor([[1.0], [0.4]]), torch.tensor([0, 0])).flatten() > 0
     tensor([ True, False])
     """
 
@@ -126,23 +126,15 @@ class APGD(Adversary):
         if faults:
             raise ValueError("; ".join(faults))
 
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = F.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        x, limits = x.detach(), box(clip_values, x)
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+        network = problem.network
+        x, limits = x.detach(), box(problem.clip_values, x)
         y = true_class(y)
         adv = x.clone()
         with fixed(network):
             with torch.no_grad():
                 target = self.objective.target(network(x), y)
-            start = random_point(x, self.eps, self.norm, limits, generator)
+            start = random_point(x, self.eps, self.norm, limits, problem.generator)
             climb = (_SparseClimb if self.norm == 1 else _Climb)(self, network, x, y, target, start, limits)
             for steps in climb.periods(self.max_iter):
                 for _ in range(steps):

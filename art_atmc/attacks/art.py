@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor, nn
 
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.modes import fixed
 from art_atmc.support.randomness import draw_seed, isolated_randomness
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack
     from art.estimators.classification import PyTorchClassifier
 
-__all__ = ["ARTAttack", "adversary"]
+__all__ = ["ARTAttack", "adversary", "perturb", "resolved"]
 
 
 @final
@@ -28,9 +28,9 @@ __all__ = ["ARTAttack", "adversary"]
 class ARTAttack(Adversary):
     """Any evasion attack of ART, run by its own ``generate``, on its own estimator and with its own loss.
 
-    The ``network`` of a call is only kept as it is; ``loss`` and ``clip_values`` are those of the attack's estimator.
+    The network of a problem is only kept as it is; loss and clip values are those of the attack's estimator.
     While it runs, the attack is silent and its batch is at least the batch given; it comes back as it was. With a
-    ``generator`` the global random states that ART draws from (numpy, ``random``, torch) are seeded from it, and set
+    generator the global random states that ART draws from (numpy, ``random``, torch) are seeded from it, and set
     back.
 
     :param attack: an untargeted ``art.attacks.EvasionAttack``.
@@ -43,7 +43,7 @@ class ARTAttack(Adversary):
     >>> network = nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
     >>> classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1,), 2)
-    >>> x_adv = ARTAttack(DeepFool(classifier))(network, torch.tensor([[1.0]]), torch.tensor([0]))
+    >>> x_adv = ARTAttack(DeepFool(classifier))(Problem(network), torch.tensor([[1.0]]), torch.tensor([0]))
     >>> bool(-0.1 < x_adv < 0)  # just across the border
     True
     """
@@ -64,26 +64,20 @@ class ARTAttack(Adversary):
                 "training needs an untargeted attack: build it with targeted=False"
             )
 
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = nn.functional.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         parts = _parts(self.attack)
-        networks = [network, *(m for part in parts for m in vars(part.estimator).values() if isinstance(m, nn.Module))]
+        networks = [
+            problem.network,
+            *(m for part in parts for m in vars(part.estimator).values() if isinstance(m, nn.Module)),
+        ]
         inputs = x.detach().float().cpu().numpy().copy()  # its own memory: some attacks write into their input
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(fixed(*networks))
             stack.enter_context(_gradients_kept(*networks))
             stack.enter_context(_lent(parts, batch_size=len(x)))
-            if generator is not None:
-                stack.enter_context(isolated_randomness(draw_seed(generator)))
+            if problem.generator is not None:
+                stack.enter_context(isolated_randomness(draw_seed(problem.generator)))
             adv = self.attack.generate(inputs, y=y.detach().cpu().numpy())
         return torch.empty_like(x, requires_grad=False).copy_(torch.as_tensor(adv))
 
@@ -153,6 +147,26 @@ def adversary(attack: Adversary | EvasionAttack, classifier: PyTorchClassifier |
     if isinstance(attack, Adversary):
         return attack
     return _native(attack, classifier) or ARTAttack(attack)
+
+
+def resolved(problem: Problem, attack: Adversary | EvasionAttack) -> Adversary:
+    """:func:`adversary` of an attack for the problem's classifier, found once for the problem and its copies."""
+    # By identity; the attack itself is kept, so that its number is not given to another one.
+    if id(attack) not in problem.resolved:
+        problem.resolved[id(attack)] = attack, adversary(attack, problem.classifier)
+    return problem.resolved[id(attack)][1]
+
+
+def perturb(problem: Problem, attack: Adversary | EvasionAttack, x: Tensor, y: Tensor) -> Tensor:
+    """Adversarial examples for a problem by any attack, ours or ART's.
+
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
+    >>> attack = PGD(eps=0.5, eps_step=0.5, max_iter=1, random_start=False)
+    >>> perturb(Problem(network), attack, torch.tensor([[2.0]]), torch.tensor([0]))
+    tensor([[1.5000]])
+    """
+    return resolved(problem, attack)(problem, x, y)
 
 
 def _native(attack: EvasionAttack, classifier: PyTorchClassifier | None) -> PGD | None:

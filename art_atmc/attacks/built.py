@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from art_atmc.attacks.art import ARTAttack
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.modes import fixed
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Built(Adversary):
     >>> from art.attacks.evasion import DeepFool
     >>> network = nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
-    >>> x_adv = Built(DeepFool)(network, torch.tensor([[1.0]]), torch.tensor([0]))
+    >>> x_adv = Built(DeepFool)(Problem(network), torch.tensor([[1.0]]), torch.tensor([0]))
     >>> bool(-0.1 < x_adv < 0)  # just across the border
     True
     """
@@ -50,19 +49,11 @@ class Built(Adversary):
                 f"`attack` must be a class of art.attacks.evasion, got {self.attack!r}; give a built attack as it is"
             )
 
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = F.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         from art.estimators.classification import PyTorchClassifier
 
         check_importable(self.attack)
+        network, clip_values = problem.network, problem.clip_values
         with fixed(network), torch.no_grad():
             nb_classes = network(x[:1]).shape[1]
         classifier = PyTorchClassifier(
@@ -75,7 +66,7 @@ class Built(Adversary):
             device_type="cpu" if x.device.type == "cpu" else "gpu",
         )
         attack = ARTAttack(self.attack(classifier, **self.options))
-        return attack(network, x, y, clip_values=clip_values, generator=generator)
+        return attack(problem, x, y)
 
 
 def check_importable(attack: type) -> None:

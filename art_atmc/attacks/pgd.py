@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from art_atmc.attacks.ball import length
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, ClipValues, Problem
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.modes import fixed
 
@@ -54,7 +54,7 @@ class PGD(Adversary):
     >>> network = nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
     >>> attack = PGD(eps=0.5, eps_step=0.25, max_iter=3, random_start=False)
-    >>> attack(network, torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])).tolist()
+    >>> attack(Problem(network), torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])).tolist()
     [[0.5], [1.5]]
     """
 
@@ -84,56 +84,39 @@ class PGD(Adversary):
         for name, kind, *_ in _RANGES:  # plain numbers in the repr, whatever kind was given
             object.__setattr__(self, name, kind(getattr(self, name)))
 
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = nn.functional.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        box = _box(clip_values, x)
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+        box = _box(problem.clip_values, x)
         x = x.detach()
 
         def run() -> Tensor:
-            start = self._random_point(x, box, generator) if self.random_start else x
-            return self._ascend(network, x, y, start, loss, box)
+            start = self._random_point(x, box, problem.generator) if self.random_start else x
+            return self._ascend(problem, x, y, start, box)
 
-        with fixed(network):
+        with fixed(problem.network):
             adv = run()
             if self.restarts > 1:
-                fooled = _fooled(network, adv, y)
+                fooled = _fooled(problem.network, adv, y)
             for _ in range(1, self.restarts):
                 if fooled.all():
                     break
                 other = run()
-                better = _fooled(network, other, y) & ~fooled
+                better = _fooled(problem.network, other, y) & ~fooled
                 adv[better] = other[better]
                 fooled |= better
         return adv
 
-    def ascend(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        start: Tensor,
-        *,
-        loss: Loss = nn.functional.cross_entropy,
-        clip_values: ClipValues | None = None,
-    ) -> Tensor:
-        r"""One run of ``max_iter`` steps from a given :math:`x_0`, in the ball round ``x``; ``start`` is kept.
+    def ascend(self, problem: Problem, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+        r"""One run of ``max_iter`` steps from a given :math:`x_0`, in the ball around ``x``; ``start`` is kept.
 
         :param start: of the shape of ``x``. The other parameters are those of a call.
         """
         if start.shape != x.shape:
             raise ValueError(f"`start` must have the shape of `x`, {tuple(x.shape)}, got {tuple(start.shape)}")
-        with fixed(network):
-            return self._ascend(network, x.detach(), y, start, loss, _box(clip_values, x))
+        with fixed(problem.network):
+            return self._ascend(problem, x.detach(), y, start, _box(problem.clip_values, x))
 
-    def _ascend(self, network: nn.Module, x: Tensor, y: Tensor, start: Tensor, loss: Loss, box: _Box | None) -> Tensor:
+    def _ascend(self, problem: Problem, x: Tensor, y: Tensor, start: Tensor, box: _Box | None) -> Tensor:
+        network, loss = problem.network, problem.loss
         project = self._projection(x, box)
         momentum = torch.zeros_like(x) if self.momentum else None
         adv = start.detach().clone().requires_grad_()

@@ -7,11 +7,10 @@ import math
 from typing import final
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from art_atmc.attacks.ball import box, length, project
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.labels import true_class
 from art_atmc.classifiers.modes import fixed
 
@@ -53,10 +52,10 @@ class Square(Adversary):
     :param share: of the image that the first squares cover, in (0, 1].
     :raises ValueError: at construction, naming every parameter out of range.
 
-    >>> network = nn.Linear(4, 2, bias=False)
+    >>> network = torch.nn.Linear(4, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 4))  # class 0 for a positive sum
     >>> x = torch.tensor([[0.1, 0.1, 0.1, 0.1]])
-    >>> bool(Square(eps=0.2, max_iter=50)(network, x, torch.tensor([0])).sum() < 0)
+    >>> bool(Square(eps=0.2, max_iter=50)(Problem(network), x, torch.tensor([0])).sum() < 0)
     True
     """
 
@@ -79,26 +78,17 @@ class Square(Adversary):
             raise ValueError("; ".join(faults))
 
     @torch.no_grad()
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = F.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         y = true_class(y)
-        source = torch.default_generator if generator is None else generator
+        source = torch.default_generator if problem.generator is None else problem.generator
         adv, rows = x.clone(), torch.arange(len(x), device=x.device)
-        low, high = (limit.expand_as(x) for limit in box(clip_values, x))
+        low, high = (limit.expand_as(x) for limit in box(problem.clip_values, x))
         best = torch.full_like(y, -math.inf, dtype=x.dtype)
-        with fixed(network):
+        with fixed(problem.network):
             for query in range(self.max_iter):
                 delta = self._stripes(x, source) if query == 0 else self._painted(adv[rows] - x, query, source)
                 proposal = project(x + delta, x, self.eps, self.norm, (low, high))
-                value = margin(network(proposal), y)
+                value = margin(problem.network(proposal), y)
                 better = value > best
                 adv[rows[better]] = proposal[better]
                 best = torch.where(better, value, best)

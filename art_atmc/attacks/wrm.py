@@ -7,11 +7,10 @@ import math
 from typing import final
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from art_atmc.attacks.ball import box
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.modes import fixed
 
 __all__ = ["WRM"]
@@ -32,9 +31,9 @@ class WRM(Adversary):
     :param max_iter: steps, at least 1.
     :raises ValueError: at construction, naming every parameter out of range.
 
-    >>> network = nn.Linear(1, 2, bias=False)
+    >>> network = torch.nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
-    >>> WRM(max_iter=1)(network, torch.tensor([[0.0]]), torch.tensor([0]))  # the gradient of the loss is -1 there
+    >>> WRM(max_iter=1)(Problem(network), torch.tensor([[0.0]]), torch.tensor([0]))  # the loss has gradient -1
     tensor([[-1.3000]])
     """
 
@@ -50,17 +49,9 @@ class WRM(Adversary):
         if faults:
             raise ValueError("; ".join(faults))
 
-    def __call__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        loss: Loss = F.cross_entropy,
-        clip_values: ClipValues | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        x, (low, high) = x.detach(), box(clip_values, x)
+    def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+        network, loss = problem.network, problem.loss
+        x, (low, high) = x.detach(), box(problem.clip_values, x)
         adv = x
         with fixed(network):
             for t in range(self.max_iter):

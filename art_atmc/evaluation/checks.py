@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.apgd import APGD, DLR
 from art_atmc.attacks.ball import box
-from art_atmc.attacks.base import Adversary, ClipValues, Loss
+from art_atmc.attacks.base import Adversary, ClipValues, Loss, Problem
 from art_atmc.attacks.pgd import PGD
 from art_atmc.attacks.straight_through import StraightThrough
 from art_atmc.classifiers.modes import fixed
@@ -157,7 +157,7 @@ class _Bench:
             return None
         generator = torch.Generator(self.x.device).manual_seed(self.seed)
         try:
-            points = attack(network, self.x, self.y, clip_values=self.clip_values, generator=generator)
+            points = attack(Problem(network, clip_values=self.clip_values, generator=generator), self.x, self.y)
         except FloatingPointError:
             return None
         return self.logits(network, points)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.art import adversary
 from art_atmc.attacks.ball import inside
+from art_atmc.attacks.base import Problem
 from art_atmc.evaluation.checks import self_checks
 from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of
 from art_atmc.evaluation.judge import Target, checked
@@ -141,18 +142,17 @@ def _attacked(
     bar = progress.add_task(attack.name, total=attack.restarts * attempts)
     for restart in range(attack.restarts):
         seed = seed_of(state.seed, f"{attack.name} {restart}")
-        generator = torch.Generator(source.device).manual_seed(seed)
+        problem = Problem(
+            source.network,
+            source.classifier.loss,
+            target.classifier.clip_values,
+            torch.Generator(source.device).manual_seed(seed),
+            source.classifier,
+        )
         with isolated_randomness(seed):  # for networks and attacks that draw from the global generators
             for rows in _chunks(standing, state.batch_size):
                 x = source.x[rows]
-                points = method(
-                    source.network,
-                    x.to(source.device),
-                    source.labels[rows].to(source.device),
-                    loss=source.classifier.loss,
-                    clip_values=target.classifier.clip_values,
-                    generator=generator,
-                ).cpu()
+                points = method(problem, x.to(source.device), source.labels[rows].to(source.device)).cpu()
                 valid = inside(points, x, eps, suite.norm, target.limits)
                 standing[rows[valid & target.felled(points, rows)]] = False
                 rejected += int((~valid).sum())

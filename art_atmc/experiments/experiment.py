@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from art_atmc._version import __version__
+from art_atmc.attacks.base import Problem
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.inputs import arrays
 from art_atmc.classifiers.network import Network
@@ -35,7 +36,7 @@ from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.augmentation import crop_and_flip
 from art_atmc.training.batches import ArrayBatches
 from art_atmc.training.loop import ObjectiveTrainer, accuracy
-from art_atmc.training.objectives import Adversarial, Problem
+from art_atmc.training.objectives import Adversarial
 
 __all__ = ["Experiment"]
 
@@ -233,7 +234,7 @@ class Experiment:
         x, y = arrays(classifier, dataset.x_test, dataset.y_test, "test")
         batches = ArrayBatches(x, y, 500)
         network = Network(classifier, batches.sample().to(classifier.device))
-        problem = Problem(classifier, network, torch.Generator(classifier.device).manual_seed(self.seed))
+        problem = Problem.of(classifier, network, torch.Generator(classifier.device).manual_seed(self.seed))
         attack = self.test_attack()
         clean, robust = accuracy(problem, batches), accuracy(problem, batches, attack)
         return {

@@ -16,6 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 from filelock import FileLock
 from rich.console import Console
 
+from art_atmc.attacks import Problem, perturb
 from art_atmc.attacks.pgd import PGD
 from art_atmc.attacks.square import Square
 from art_atmc.classifiers.inputs import arrays
@@ -34,7 +35,7 @@ from art_atmc.support.versions import versions
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.batches import ArrayBatches
 from art_atmc.training.loop import ObjectiveTrainer, accuracy
-from art_atmc.training.objectives import Natural, Problem
+from art_atmc.training.objectives import Natural
 
 __all__ = ["Study"]
 
@@ -249,8 +250,8 @@ class Study:
         attack = attacks[RADII.index(1.0)]
         assert attack is not None
         shown, labels = (next(batches.epoch(None))[i][:SHOWN].to(classifier.device) for i in (0, 1))
-        perturbed = problem.perturb(attack, shown, labels)
-        predicted = [problem.network.evaluate(t).argmax(dim=1).cpu().numpy() for t in (shown, perturbed)]
+        perturbed = perturb(problem, attack, shown, labels)
+        predicted = [problem.answers(t).argmax(dim=1).cpu().numpy() for t in (shown, perturbed)]
         Examples(shown.cpu().numpy(), perturbed.cpu().numpy(), y[:SHOWN], *predicted).save(folder)
         return Curve(f"PGD-{CURVE_STEPS}", tuple(m * eps for m in RADII), correct, len(x))
 
@@ -279,7 +280,7 @@ class Study:
 def _problem(classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray) -> tuple[Problem, ArrayBatches]:
     batches = ArrayBatches(*arrays(classifier, x, y, "test"), 250)
     network = Network(classifier, batches.sample().to(classifier.device))
-    return Problem(classifier, network, torch.Generator(classifier.device).manual_seed(0)), batches
+    return Problem.of(classifier, network, torch.Generator(classifier.device).manual_seed(0)), batches
 
 
 def _accuracy(correct: np.ndarray) -> Accuracy:

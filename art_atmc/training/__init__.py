@@ -5,7 +5,7 @@ from __future__ import annotations
 from art_atmc.training.augmentation import crop_and_flip
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches
 from art_atmc.training.loop import ObjectiveTrainer, Scheduler, accuracy
-from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome, Problem
+from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
 
 __all__ = [
     "TRADES",
@@ -18,7 +18,6 @@ __all__ = [
     "Objective",
     "ObjectiveTrainer",
     "Outcome",
-    "Problem",
     "Scheduler",
     "accuracy",
     "crop_and_flip",

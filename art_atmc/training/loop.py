@@ -16,12 +16,14 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from art_atmc.attacks.art import perturb
+from art_atmc.attacks.base import Problem
 from art_atmc.classifiers.inputs import arrays
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.network import Network
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches
-from art_atmc.training.objectives import Objective, Problem
+from art_atmc.training.objectives import Objective
 
 __all__ = ["ObjectiveTrainer", "Scheduler", "accuracy"]
 
@@ -176,7 +178,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _epoch(self, network: Network, batches: Batches) -> dict[str, float]:
         device = self._classifier.device
-        problem = Problem(self._classifier, network, _generator(device, draw_seed(self._generator)))
+        problem = Problem.of(self._classifier, network, _generator(device, draw_seed(self._generator)))
         total = correct = seen = 0.0
         bar = tqdm(
             batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False, disable=not self.verbose
@@ -216,7 +218,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _validate(self, network: Network, validation: Batches) -> dict[str, float]:
         # The same random starts every epoch, so that epochs differ by their weights alone.
-        problem = Problem(self._classifier, network, _generator(self._classifier.device, 0))
+        problem = Problem.of(self._classifier, network, _generator(self._classifier.device, 0))
         return {
             "clean_accuracy": accuracy(problem, validation),
             "robust_accuracy": accuracy(problem, validation, self.objective.attack),
@@ -229,8 +231,8 @@ def accuracy(problem: Problem, batches: Batches, attack: Any = None) -> float:
     for x, y in batches.epoch(None):
         x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
         if attack is not None:
-            x = problem.perturb(attack, x, y)
-        correct += int((~misclassified(problem.network.evaluate(x), y)).sum())
+            x = perturb(problem, attack, x, y)
+        correct += int((~misclassified(problem.answers(x), y)).sum())
         seen += len(x)
     return correct / seen
 

@@ -7,51 +7,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_atmc.attacks.art import ARTAttack, adversary
-from art_atmc.attacks.base import Adversary, Loss
+from art_atmc.attacks.art import ARTAttack, adversary, perturb, resolved
+from art_atmc.attacks.base import Adversary, Problem
 
 if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack
 
-    from art_atmc.classifiers.network import Network
-
-__all__ = ["TRADES", "Adversarial", "Natural", "Objective", "Outcome", "Problem"]
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What an objective needs besides a batch: the network, its loss, the valid inputs, and the random numbers.
-
-    :param classifier: the ART classifier that is trained.
-    :param network: the classifier's preprocessing and model as one module.
-    :param generator: draws the random starts; on the network's device.
-    """
-
-    classifier: Any
-    network: Network
-    generator: torch.Generator
-
-    @property
-    def criterion(self) -> Loss:
-        return self.classifier.loss  # type: ignore[no-any-return]
-
-    def perturb(self, attack: Adversary | EvasionAttack, x: Tensor, y: Tensor, loss: Loss | None = None) -> Tensor:
-        """Adversarial examples for the network as it is now; ``loss`` is what a native attack maximises."""
-        return adversary(attack, self.classifier)(
-            self.network,
-            x,
-            y,
-            loss=loss or self.criterion,
-            clip_values=self.classifier.clip_values,
-            generator=self.generator,
-        )
+__all__ = ["TRADES", "Adversarial", "Natural", "Objective", "Outcome"]
 
 
 class Outcome(NamedTuple):
@@ -88,7 +56,7 @@ class Natural(Objective):
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         logits = problem.network(x)
-        return Outcome(problem.criterion(logits, y), logits)
+        return Outcome(problem.loss(logits, y), logits)
 
 
 @final
@@ -123,10 +91,10 @@ class Adversarial(Objective):
             )
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
-        logits = problem.network(problem.perturb(self.attack, x, y))
-        loss = problem.criterion(logits, y)
+        logits = problem.network(perturb(problem, self.attack, x, y))
+        loss = problem.loss(logits, y)
         if self.clean_share:
-            clean = problem.criterion(problem.network(x), y)
+            clean = problem.loss(problem.network(x), y)
             loss = torch.lerp(loss, clean, self.clean_share)
         return Outcome(loss, logits)
 
@@ -162,9 +130,9 @@ class TRADES(Objective):
             raise ValueError(f"`beta` must be positive, got {self.beta}; the paper uses 1 and 6")
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
-        attack = adversary(self.attack, problem.classifier)
+        attack = resolved(problem, self.attack)
         if isinstance(attack, ARTAttack):
-            x_adv = problem.perturb(attack, x, y)
+            x_adv = perturb(problem, self.attack, x, y)
         else:
             if not getattr(attack, "random_start", True):
                 raise ValueError(
@@ -172,9 +140,9 @@ class TRADES(Objective):
                     "random start (ART: num_random_init=1, ours: random_start=True)"
                 )
             # In evaluation mode, as the attack will be: the divergence is then zero at x, and only there for sure.
-            x_adv = problem.perturb(attack, x, problem.network.evaluate(x).softmax(dim=1), loss=_divergence)
+            x_adv = attack(problem.maximising(_divergence), x, problem.answers(x).softmax(dim=1))
         clean, logits = problem.network(x), problem.network(x_adv)
-        loss = problem.criterion(clean, y) + self.beta * _divergence(logits, clean.softmax(dim=1))
+        loss = problem.loss(clean, y) + self.beta * _divergence(logits, clean.softmax(dim=1))
         return Outcome(loss, logits)
 
 
