@@ -488,7 +488,7 @@ def kill_after(lines):
             os.kill(os.getpid(), signal.SIGKILL)
         return trace
 
-    names = ("replace_file", "_sync_folder", "open", "replace", "unlink", "write_bytes")
+    names = ("write_file", "_mode", "_replace", "_sync_folder", "open", "replace", "unlink", "write_bytes")
     sys.settrace(lambda frame, *_: trace if frame.f_code.co_name in names else None)
 
 

@@ -457,7 +457,7 @@ def test_checkpoint_of_other_attacks_is_refused_by_name(tmp_path, attack, named)
 def test_checkpoint_that_is_none_is_refused_and_kept(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    with pytest.raises(ValueError, match=r"notes.txt: this is no evaluation"):
+    with pytest.raises(ValueError, match=r"notes.txt is not an evaluation of schema 1"):
         run(Attack("down", Shift(-0.2)), checkpoint=file)
     assert file.read_text() == "mine"
     with pytest.raises(ValueError, match="does not exist; make it first"):

@@ -372,8 +372,8 @@ def other_evaluation(folder: Path) -> None:
     [
         (lambda folder: (folder / "model.atmc").unlink(), "No such file.*model.atmc"),
         (lambda folder: (folder / "evaluation.json").unlink(), "No such file.*evaluation.json"),
-        (lambda folder: (folder / "evaluation.json").write_text("{}"), "evaluation.json: this is no evaluation"),
-        (lambda folder: (folder / "point.json").write_text("{}"), "point.json is no point.*recipe"),
+        (lambda folder: (folder / "evaluation.json").write_text("{}"), "evaluation.json is not an evaluation"),
+        (lambda folder: (folder / "point.json").write_text("{}"), "point.json is not a point.*recipe"),
         (lambda folder: (folder / "examples.npz").write_bytes(b"PK\3\4"), "examples.npz is damaged"),
         (damage_history, "history.jsonl is damaged"),
         (empty_history, "history.jsonl is empty"),

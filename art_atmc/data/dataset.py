@@ -3,8 +3,6 @@ r"""Data sets as arrays: images in :math:`[0, 1]`, shaped (N, C, H, W), with lab
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from art_atmc.data.cifar import cifar10
 from art_atmc.data.idx import read_idx
+from art_atmc.support.reading import FOREIGN
 
 __all__ = ["Dataset", "load", "split_validation"]
 
@@ -24,7 +23,6 @@ IDX_FILES = MappingProxyType({  # the stem of the name and the number of dimensi
     "x_train": ("train-images", 3), "y_train": ("train-labels", 1), "x_test": ("t10k-images", 3),
     "y_test": ("t10k-labels", 1),
 })  # fmt: skip
-DAMAGED = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @final
@@ -180,7 +178,7 @@ def _archive(path: Path) -> Dataset:
     with path.open("rb") as file:  # numpy leaves a file that it can't read open
         try:
             archive = np.load(file, allow_pickle=False)
-        except DAMAGED as error:
+        except (*FOREIGN, OSError) as error:
             raise ValueError(f"{path} is not an .npz archive ({error}); write it with numpy.savez") from error
         if isinstance(archive, np.ndarray):
             raise ValueError(f"{path} holds a single array; save {', '.join(KEYS)} with numpy.savez")
@@ -198,7 +196,7 @@ def _each(source: str, read: Callable[[str], Array]) -> dict[str, Array]:
     for key in KEYS:
         try:
             arrays[key] = read(key)
-        except DAMAGED as error:  # noqa: PERF203
+        except (*FOREIGN, OSError) as error:  # noqa: PERF203
             problems.append(f"`{key}` can't be read: {error}")
     _refuse(source, problems)
     return arrays

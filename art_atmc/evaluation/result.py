@@ -6,18 +6,19 @@ import dataclasses
 import enum
 import os
 from functools import reduce
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, JsonValue, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, JsonValue, PlainSerializer, TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from art_atmc.evaluation.suites import Access
+from art_atmc.support.atomic import write_file
+from art_atmc.support.reading import read_json, readable, validated
 from art_atmc.support.statistics import wilson
 from art_atmc.support.terminal import as_text
 
@@ -130,7 +131,7 @@ class Evaluation:
     findings: tuple[Finding, ...]
     versions: dict[str, str]
     clip_values: JsonValue = None
-    schema: int = SCHEMA
+    schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
         if not len(self.clean):
@@ -168,32 +169,19 @@ class Evaluation:
         return not self.missing and all(finding.severity is not Severity.FAILED for finding in self.findings)
 
     def to_json(self) -> str:
-        return _adapter().dump_json(self, indent=2).decode() + "\n"
+        return TypeAdapter(Evaluation).dump_json(self, indent=2).decode() + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
         """
         :raises ValueError: when ``text`` is no evaluation, or one of a newer version.
         """
-        try:
-            made: Evaluation = _adapter().validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the whole text"
-            raise ValueError(f"this is no evaluation of schema {SCHEMA}: {place}: {first['msg']}") from None
-        if made.schema != SCHEMA:
-            raise ValueError(f"the evaluation has schema {made.schema}, this version reads {SCHEMA}")
-        return made
+        with readable("this", f"an evaluation of schema {SCHEMA}"):
+            return validated(cls, text)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            part.write_text(self.to_json())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_file(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
@@ -202,10 +190,7 @@ class Evaluation:
         :raises OSError: when it can't be read.
         :raises ValueError: naming the file, when it is no evaluation.
         """
-        try:
-            return cls.from_json(Path(path).read_text())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: {error}") from None
+        return read_json(path, cls, f"an evaluation of schema {SCHEMA}", "delete it and evaluate again")
 
     def table(self) -> Table:
         """One row an attack: accuracy, examples that it alone fells, attempts outside the set; fits 80 columns."""
@@ -251,7 +236,3 @@ class Evaluation:
 def _shown(correct: NDArray[np.bool_]) -> tuple[str, str]:
     low, high = wilson(int(correct.sum()), len(correct))
     return f"{correct.mean():.1%}", f"{low:.1%} to {high:.1%}"
-
-
-def _adapter() -> TypeAdapter[Evaluation]:
-    return TypeAdapter(Evaluation)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
+from art_atmc.support.atomic import write_file
+from art_atmc.support.reading import read_json, readable
 from art_atmc.support.statistics import wilson
 
 __all__ = ["Accuracy", "Curve", "Examples", "Point", "points"]
@@ -112,7 +114,7 @@ class Point:
     seconds: float
     curve: Curve | None
     versions: dict[str, str]
-    schema: int = SCHEMA
+    schema: Literal[1] = SCHEMA
 
     @property
     def file_ratio(self) -> float:
@@ -131,24 +133,14 @@ class Point:
 
     def save(self, folder: Path) -> None:
         """Write ``point.json``, whole or not at all; it says that the other files of the folder are complete."""
-        part = folder / f".point.{os.getpid()}"
-        part.write_bytes(_adapter().dump_json(self, indent=2) + b"\n")
-        part.replace(folder / "point.json")
+        write_file(folder / "point.json", TypeAdapter(Point).dump_json(self, indent=2) + b"\n")
 
     @classmethod
     def load(cls, folder: Path) -> Point:
         """
         :raises ValueError: naming the file, when it is no point of this version.
         """
-        try:
-            made: Point = _adapter().validate_json((folder / "point.json").read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the whole text"
-            raise ValueError(f"{folder / 'point.json'} is no point: {place}: {first['msg']}") from None
-        if made.schema != SCHEMA:
-            raise ValueError(f"{folder / 'point.json'} has schema {made.schema}, this version reads {SCHEMA}")
-        return made
+        return read_json(folder / "point.json", cls, f"a point of schema {SCHEMA}", "delete it and sweep again")
 
 
 @final
@@ -168,11 +160,21 @@ class Examples:
     predicted_adv: NDArray[np.int64]
 
     def save(self, folder: Path) -> None:
-        np.savez_compressed(folder / "examples.npz", **vars(self))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **vars(self))
+        write_file(folder / "examples.npz", buffer.getvalue())
 
     @classmethod
     def load(cls, folder: Path) -> Examples:
-        with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
+        """
+        :raises ValueError: naming the file, when it holds no examples.
+        """
+        path = folder / "examples.npz"
+        with (
+            path.open("rb") as file,  # numpy leaves a file that it can't read open
+            readable(path, "an archive of examples", "delete it and sweep again"),
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
 
 
@@ -185,7 +187,3 @@ def points(folder: Path) -> list[tuple[Path, Point]]:
     if not found:
         raise FileNotFoundError(f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}")
     return sorted(found, key=lambda item: (item[1].recipe, -item[1].density, -item[1].bits, item[1].seed))
-
-
-def _adapter() -> TypeAdapter[Any]:
-    return TypeAdapter(Point)

@@ -12,33 +12,32 @@ checked, and no announced size is allocated before it has been compared with a l
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
-import threading
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias, final
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar, final
 
 import numpy as np
 import safetensors.numpy
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from art_atmc.files.encoding import DTYPES, EncodedTensor
 from art_atmc.files.manifest import Manifest, Record
+from art_atmc.support.atomic import write_file
+from art_atmc.support.reading import validated
 
-__all__ = ["Entry", "Index", "check_names", "read", "replace_file", "serialized", "write"]
+__all__ = ["Entry", "Index", "check_names", "read", "serialized", "write"]
 
 KEY: Final = "art-atmc"
 VERSION: Final = 1
 MAX_HEADER: Final = 1 << 20  # a hundred times what networks of a thousand layers take; checking more could take seconds
 MAX_INDEX: Final = 1 << 20
 MAX_DIMENSIONS: Final = 64
-MAX_ERRORS: Final = 100
 
+Checked = TypeVar("Checked")
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -83,26 +82,8 @@ class Index(Record):
 def write(path: Path, manifest: Manifest, index: Index, payload: bytes) -> int:
     """Write the file and return its size."""
     data = serialized(manifest, index, payload)
-    replace_file(path, data)
+    write_file(path, data)
     return len(data)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Let ``path`` hold ``data``: whenever the process dies, it is this or what was there before.
-
-    :raises OSError: when it can't be written; ``path`` is as it was then.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    _sync_folder(path.parent)
 
 
 def serialized(manifest: Manifest, index: Index, payload: bytes) -> bytes:
@@ -183,15 +164,11 @@ def _inflated(packed: bytes) -> bytes:
     return text
 
 
-def _validated(kind: type[Any], text: bytes, name: str) -> Any:
+def _validated(kind: type[Checked], text: bytes, name: str) -> Checked:
     try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        if error.error_count() > MAX_ERRORS:  # to list them takes longer than to find them
-            raise ValueError(f"its {name} is wrong in {error.error_count()} places") from None
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"its {name} is wrong at `{where}`: {first['msg']}") from None
+        return validated(kind, text)
+    except ValueError as error:
+        raise ValueError(f"its {name} is {error}") from None
 
 
 def _tensors(index: Index, payload: bytes, max_bytes: int) -> dict[str, EncodedTensor]:
@@ -236,13 +213,3 @@ def _digest(text: str, packed: bytes, payload: bytes) -> str:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let the renaming survive a power cut; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

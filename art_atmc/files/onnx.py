@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from art_atmc.compression.factors import decomposed, recompose
-from art_atmc.files.container import replace_file
 from art_atmc.inference.optimize import run_factors
+from art_atmc.support.atomic import write_file
 
 if TYPE_CHECKING:
     from art_atmc.files.model import CompressedModel
@@ -50,7 +50,7 @@ def export(model: CompressedModel, path: Path, *, module: nn.Module | None = Non
         expected = module(sample)
         data = graph_of(module, sample, dense=dense).SerializeToString()
     _check_outputs(data, sample, expected)
-    replace_file(Path(path), data)
+    write_file(Path(path), data)
 
 
 def graph_of(module: nn.Module, sample: Tensor, *, dense: bool = False) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from art_atmc.files.container import replace_file
+from art_atmc.support.atomic import write_file
 
 if TYPE_CHECKING:
     from art_atmc.files.model import CompressedModel
@@ -27,11 +27,11 @@ def export_state_dict(model: CompressedModel, path: Path) -> None:
     if path.suffix in (".pt", ".pth"):
         buffer = io.BytesIO()
         torch.save(state, buffer)  # tensors only, so torch.load(path, weights_only=True) reads it
-        replace_file(path, buffer.getvalue())
+        write_file(path, buffer.getvalue())
     elif path.suffix == ".safetensors":
         # The container knows no ties: each name gets a tensor of its own.
         separate = {name: tensor.clone() if name in model.index.tied else tensor for name, tensor in state.items()}
-        replace_file(path, safetensors.torch.save(separate))
+        write_file(path, safetensors.torch.save(separate))
     else:
         raise ValueError(f"a state dict is written to .pt, .pth or .safetensors, got {path}")
 
@@ -49,4 +49,4 @@ def export_npz(model: CompressedModel, path: Path) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in state.items()}
     np.savez_compressed(buffer, **arrays)
-    replace_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
