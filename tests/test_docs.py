@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,3 +133,17 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "plugins" / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_built_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("furo")
+    (tmp_path / "index.md").write_text("# A page with a formula\n\n$\\sum_l w_l^2$\n")
+    built = tmp_path / "html"
+    build = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-c", DOCS, tmp_path, built]
+    subprocess.run(build, check=True, capture_output=True)
+    page = (built / "index.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"<(?:script|link|img)\b[^>]*\b(?:src|href)=\"([^\"]+)\"", page)
+    assert any("mathjax" in address for address in loaded)
+    assert not [address for address in loaded if not (built / address.split("?")[0]).is_file()]
+    embedded = re.compile(r"!\[[^\]]*\]\(\w+:|<(img|script|iframe)\b")
+    assert not [source for source in DOCS.rglob("*.md") if embedded.search(source.read_text())]
