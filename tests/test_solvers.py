@@ -150,7 +150,7 @@ def test_state_before_the_start_is_loadable():
 
 def test_bad_settings_are_refused_and_good_ones_accepted():
     weights = parameters(1.0, 2.0)
-    with pytest.raises(ValueError, match="`every` must be at least 1"):
+    with pytest.raises(ValueError, match="`every` must be an integer of at least 1"):
         ProjectedGradient(weights, Sparsity(0.5), every=0)
     with pytest.raises(ValueError, match="`rho` must be positive"):
         ADMM(weights, Quantization(1), rho=0)

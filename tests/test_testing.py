@@ -232,6 +232,14 @@ class Unpicklable(Top):
         raise TypeError("not for export")
 
 
+@configured
+class Scalars(Top):
+    share: float = 0.5
+
+    def __post_init__(self):
+        """Forgets what the base does with numbers."""
+
+
 class Undeclared(Top):
     """No dataclass of its own: new parameters would not be fields."""
 
@@ -384,6 +392,7 @@ BROKEN = [
     (Storage(), {}, "`project` must give the same for transposed tensors"),
     (Listed(), {}, "must be hashable"),
     (Secret(scale=2.0), {}, "its `repr` must rebuild it"),
+    (Scalars(), {}, "its numbers must be kept as plain Python numbers"),
     (Unpicklable(), {}, "must pickle; it raised TypeError"),
     (Undeclared(), {}, "must be a frozen dataclass of its own"),
     (Later(), {}, "`api_version` must be one of"),

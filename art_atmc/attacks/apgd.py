@@ -16,6 +16,7 @@ from art_atmc.attacks.ball import Box, box, length, project, random_point
 from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.labels import true_class
 from art_atmc.classifiers.modes import fixed
+from art_atmc.support.numbers import Real, Whole, check_numbers
 
 __all__ = ["APGD", "DLR", "CrossEntropy", "PerSampleLoss"]
 
@@ -62,8 +63,7 @@ class DLR(PerSampleLoss):
     rank: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 0:
-            raise ValueError(f"`rank` must be an integer of at least 0, got {self.rank!r}; 0 is the untargeted loss")
+        check_numbers(self, rank=Whole(0, None, "0 is the untargeted loss"))
 
     def target(self, logits: Tensor, y: Tensor) -> Tensor:
         wrong = logits.scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True)
@@ -116,15 +116,12 @@ class APGD(Adversary):
     objective: PerSampleLoss = CrossEntropy()
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.eps < math.inf:
-            faults.append(f"`eps` must be positive and finite, got {self.eps!r}; give the radius in the units of x")
-        if self.norm not in (1, 2, math.inf):
-            faults.append(f"`norm` must be 1, 2 or inf, got {self.norm!r}; for another norm use an ART attack")
-        if not isinstance(self.max_iter, int) or self.max_iter < 1:
-            faults.append(f"`max_iter` must be an integer of at least 1, got {self.max_iter!r}; 100 is usual")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_numbers(
+            self,
+            eps=Real("(0, inf)", "give the radius in the units of x"),
+            norm=Real((1, 2, math.inf), "for another norm use an ART attack"),
+            max_iter=Whole(1, None, "100 is usual"),
+        )
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         network = problem.network

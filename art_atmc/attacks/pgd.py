@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, TypeAlias, final
 
@@ -15,6 +14,7 @@ from art_atmc.attacks.ball import length
 from art_atmc.attacks.base import Adversary, ClipValues, Problem
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.modes import fixed
+from art_atmc.support.numbers import Flag, Real, Whole, check_numbers
 
 __all__ = ["PGD"]
 
@@ -67,22 +67,23 @@ class PGD(Adversary):
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.norm, str) and self.norm == "inf":
-            object.__setattr__(self, "norm", math.inf)
-        faults = [
-            f"`{name}` must be {what}, got {getattr(self, name)!r}; {remedy}"
-            for name, kind, holds, what, remedy in _RANGES
-            if not (isinstance(getattr(self, name), _KINDS[kind]) and holds(getattr(self, name)))
-        ]
-        if not faults and self.restarts > 1 and not self.random_start:
+        faults = []
+        if self.restarts != 1 and not self.random_start:
             faults.append(
                 f"`restarts`={self.restarts} without a random start would repeat the same run; "
                 "set random_start=True or restarts=1"
             )
-        if faults:
-            raise ValueError("; ".join(faults))
-        for name, kind, *_ in _RANGES:  # plain numbers in the repr, whatever kind was given
-            object.__setattr__(self, name, kind(getattr(self, name)))
+        check_numbers(
+            self,
+            faults,
+            eps=Real("(0, inf)", "give the radius in the units of x"),
+            eps_step=Real("(0, inf)", "a quarter of `eps` is usual"),
+            max_iter=Whole(1, None, "7 to 10 steps are usual"),
+            norm=Real((1, 2, math.inf), "for another norm use an ART attack"),
+            random_start=Flag(),
+            restarts=Whole(1, None, "1 is one run"),
+            momentum=Real("[0, inf)", "0 is plain PGD, 1 is MIM"),
+        )
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         box = _box(problem.clip_values, x)
@@ -193,16 +194,6 @@ class PGD(Adversary):
         start = noise.to(x).add_(x)
         return start if box is None else start.clamp_(*box)
 
-
-_KINDS: dict[type, type] = {float: numbers.Real, int: numbers.Integral}
-_RANGES: tuple[tuple[str, type, Callable[[Any], bool], str, str], ...] = (
-    ("eps", float, lambda v: 0 < v < math.inf, "positive and finite", "give the radius in the units of x"),
-    ("eps_step", float, lambda v: 0 < v < math.inf, "positive and finite", "a quarter of `eps` is usual"),
-    ("max_iter", int, lambda v: v >= 1, "an integer of at least 1", "7 to 10 steps are usual"),
-    ("norm", float, lambda v: v in (1, 2, math.inf), "1, 2 or inf", "for another norm use an ART attack"),
-    ("restarts", int, lambda v: v >= 1, "an integer of at least 1", "1 is one run"),
-    ("momentum", float, lambda v: 0 <= v < math.inf, "finite and at least 0", "0 is plain PGD, 1 is MIM"),
-)
 
 _Box: TypeAlias = tuple[Any, Any]  # two floats or two tensors, as `clamp_` takes them
 

@@ -13,6 +13,7 @@ from art_atmc.attacks.ball import box, length, project
 from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.labels import true_class
 from art_atmc.classifiers.modes import fixed
+from art_atmc.support.numbers import Real, Whole, check_numbers
 
 __all__ = ["Square", "margin"]
 
@@ -65,17 +66,13 @@ class Square(Adversary):
     share: float = 0.8
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.eps < math.inf:
-            faults.append(f"`eps` must be positive and finite, got {self.eps!r}; give the radius in the units of x")
-        if self.norm not in (1, 2, math.inf):
-            faults.append(f"`norm` must be 1, 2 or inf, got {self.norm!r}; for another norm use an ART attack")
-        if not isinstance(self.max_iter, int) or self.max_iter < 1:
-            faults.append(f"`max_iter` must be an integer of at least 1, got {self.max_iter!r}; 500 finds most")
-        if not 0 < self.share <= 1:
-            faults.append(f"`share` must be in (0, 1], got {self.share!r}; 0.8 is usual")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_numbers(
+            self,
+            eps=Real("(0, inf)", "give the radius in the units of x"),
+            norm=Real((1, 2, math.inf), "for another norm use an ART attack"),
+            max_iter=Whole(1, None, "500 finds most"),
+            share=Real("(0, 1]", "0.8 is usual"),
+        )
 
     @torch.no_grad()
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:

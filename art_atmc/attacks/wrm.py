@@ -12,6 +12,7 @@ from torch import Tensor
 from art_atmc.attacks.ball import box
 from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.modes import fixed
+from art_atmc.support.numbers import Real, Whole, check_numbers
 
 __all__ = ["WRM"]
 
@@ -41,13 +42,7 @@ class WRM(Adversary):
     max_iter: int = 7
 
     def __post_init__(self) -> None:
-        faults = []
-        if not 0 < self.gamma < math.inf:
-            faults.append(f"`gamma` must be positive and finite, got {self.gamma!r}; the paper has 1.3")
-        if not isinstance(self.max_iter, int) or self.max_iter < 1:
-            faults.append(f"`max_iter` must be an integer of at least 1, got {self.max_iter!r}; the paper has 7")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_numbers(self, gamma=Real("(0, inf)", "the paper has 1.3"), max_iter=Whole(1, None, "the paper has 7"))
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         network, loss = problem.network, problem.loss

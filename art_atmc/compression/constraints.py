@@ -16,6 +16,7 @@ from torch import Tensor
 
 from art_atmc.compression.codebook import fit_codebook, nearest_code
 from art_atmc.compression.weights import Weights
+from art_atmc.support.numbers import Real, Whole, check_numbers, keep_plain
 
 __all__ = ["Constraint", "Quantization", "Sparsity"]
 
@@ -37,6 +38,11 @@ class Constraint(abc.ABC):
     api_version: ClassVar[int] = 1
     """The version of this interface that the class was written for, see :mod:`art_atmc.plugins`. It stays 1 here, so
     that a class which says nothing was written for the first one; one that needs a later version says so itself."""
+
+    def __post_init__(self) -> None:
+        """Numbers become plain Python numbers, whose ``repr`` can be read back; a subclass with its own
+        ``__post_init__`` calls this one, or :func:`~art_atmc.support.numbers.check_numbers`."""
+        keep_plain(self)
 
     @abc.abstractmethod
     def project(self, weights: Weights) -> Weights:
@@ -90,8 +96,7 @@ class Sparsity(Constraint):
     density: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.density, int | float) and 0 < self.density <= 1):
-            raise ValueError(f"`density` must be in (0, 1], got {self.density!r}; give the share of weights to keep")
+        check_numbers(self, density=Real("(0, 1]", "give the share of weights to keep"))
 
     def check(self, weights: Weights) -> None:
         self.budget(weights)
@@ -153,11 +158,7 @@ class Quantization(Constraint):
     coded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
-            raise ValueError(
-                f"`bits` must be an integer in 1..16, got {self.bits!r}; "
-                "leave the constraint out to keep 32-bit weights"
-            )
+        check_numbers(self, bits=Whole(1, 16, "leave the constraint out to keep 32-bit weights"))
 
     def project(self, weights: Weights) -> Weights:
         return weights.map(self._coded)

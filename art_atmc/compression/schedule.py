@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import final
 
+from art_atmc.support.numbers import Real, Whole, check_numbers
+
 __all__ = ["Ramp", "Tightening"]
 
 
@@ -28,7 +30,9 @@ class Ramp:
     end: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end:
+        steps = Whole(0, None, "a ramp needs steps with 0 <= start <= end")
+        check_numbers(self, start=steps, end=steps)
+        if self.start > self.end:
             raise ValueError(f"a ramp needs 0 <= start <= end, got start={self.start}, end={self.end}")
 
     def progress(self, step: int) -> float | None:
@@ -59,12 +63,12 @@ class Tightening:
     codebook: float = 0.75
 
     def __post_init__(self) -> None:
-        start, end = self.support
-        if not (0 <= start <= end <= 1 and 0 <= self.codebook < 1):
-            raise ValueError(
-                f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}, and `codebook` "
-                f"in [0, 1), got {self.codebook}; they are shares of the run"
-            )
+        share = Real("[0, 1]", "give two shares of the run, with 0 <= start <= end <= 1")
+        start, end = (share.plain("support", value) for value in self.support)
+        if start > end:
+            raise ValueError(f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}")
+        object.__setattr__(self, "support", (start, end))
+        check_numbers(self, codebook=Real("[0, 1)", "give a share of the run"))
 
     def support_ramp(self, steps: int) -> Ramp:
         start, end = self.support

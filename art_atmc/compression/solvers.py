@@ -23,6 +23,7 @@ from torch import Tensor
 from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.schedule import Ramp
 from art_atmc.compression.weights import Weights
+from art_atmc.support.numbers import Real, Whole
 from art_atmc.support.versions import provider
 
 __all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "Solver", "SolverFactory", "default_solver", "project"]
@@ -39,12 +40,10 @@ class Solver(abc.ABC):
     """
 
     def __init__(self, weights: Weights, constraint: Constraint, *, every: int = 1, ramp: Ramp | None = None) -> None:
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1, got {every}; it counts optimizer steps")
         constraint.check(weights)
         self.weights = weights
         self.constraint = constraint
-        self.every = every
+        self.every: int = Whole(1, None, "it counts optimizer steps").plain("every", every)
         self.ramp = ramp or Ramp()
         self.steps = 0
 
@@ -177,9 +176,7 @@ class ADMM(Solver):
         self, weights: Weights, constraint: Constraint, *, rho: float = 0.1, every: int = 1, ramp: Ramp | None = None
     ) -> None:
         super().__init__(weights, constraint, every=every, ramp=ramp)
-        if not rho > 0:
-            raise ValueError(f"`rho` must be positive, got {rho}; the reference code uses 0.1")
-        self.rho = rho
+        self.rho: float = Real("(0, inf)", "the reference code uses 0.1").plain("rho", rho)
         self.copy: Weights | None = None
         self.dual: Weights | None = None
 

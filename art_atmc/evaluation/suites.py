@@ -22,6 +22,7 @@ from art_atmc.attacks.built import Built
 from art_atmc.attacks.pgd import PGD
 from art_atmc.attacks.square import Square
 from art_atmc.attacks.wrm import WRM
+from art_atmc.support.numbers import Flag, Real, Whole, check_numbers
 
 __all__ = ["SUITES", "Access", "Attack", "Suite", "paper", "quick", "standard", "thorough"]
 
@@ -57,11 +58,8 @@ class Attack:
     def __post_init__(self) -> None:
         if not isinstance(self.method, Adversary):
             ARTAttack(self.method)  # refuses what can't be one
-        if not self.name or not isinstance(self.restarts, int) or self.restarts < 1:
-            raise ValueError(
-                f"an attack needs a `name` and an integer number of `restarts` of at least 1, got {self.name!r} and "
-                f"{self.restarts!r}"
-            )
+        faults = [] if self.name else ["an attack needs a `name`"]
+        check_numbers(self, faults, restarts=Whole(1, None, "1 is one run"), bounded=Flag())
 
     @classmethod
     def of(cls, method: Attack | Adversary | EvasionAttack) -> Attack:
@@ -108,21 +106,19 @@ class Suite:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacks", tuple(Attack.of(attack) for attack in self.attacks))
-        if isinstance(self.norm, str) and self.norm == "inf":
-            object.__setattr__(self, "norm", math.inf)
-        faults = []
-        if not 0 < self.eps < math.inf:
-            faults.append(f"`eps` must be positive and finite, got {self.eps!r}; give the radius in the units of x")
-        if self.norm not in (1, 2, math.inf):
-            faults.append(f"`norm` must be 1, 2 or inf, got {self.norm!r}")
-        if not self.attacks:
-            faults.append("`attacks` is empty; give at least one")
+        faults = [] if self.attacks else ["`attacks` is empty; give at least one"]
         if twice := sorted(name for name, n in Counter(a.name for a in self.attacks).items() if n > 1):
             faults.append(f"attacks share the names {twice}; name them by Attack(name, method)")
+        check_numbers(
+            self,
+            faults,
+            eps=Real("(0, inf)", "give the radius in the units of x"),
+            norm=Real((1, 2, math.inf), "other norms have no suite"),
+        )
         if wide := [a.name for a in self.attacks if a.bounded and _radius(a.method, self.norm) > self.eps * (1 + 1e-6)]:
-            faults.append(f"the radius of {wide} is above `eps`={self.eps!r}, so that their examples would not count")
-        if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError(
+                f"the radius of {wide} is above `eps`={self.eps!r}, so that their examples would not count"
+            )
 
     def plus(self, *attacks: Attack | Adversary | EvasionAttack) -> Suite:
         """The suite with more attacks at its end.

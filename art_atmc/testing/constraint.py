@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,7 +133,17 @@ class _Laws:
         self.require("__dataclass_params__" in vars(kind), "the class must be a frozen dataclass of its own")
         self._works("must be hashable: fields that are lists become tuples", lambda: isinstance(hash(constraint), int))
         self._works("its `repr` must rebuild it", lambda: _rebuilt(constraint) == constraint)
+        self._works(
+            "its numbers must be kept as plain Python numbers, also where numpy's are given: call "
+            "super().__post_init__()",
+            self._keeps_plain_numbers,
+        )
         self._works("must pickle", lambda: pickle.loads(pickle.dumps(constraint)) == constraint)
+
+    def _keeps_plain_numbers(self) -> bool:
+        values = {f.name: getattr(self.constraint, f.name) for f in dataclasses.fields(self.constraint) if f.init}
+        scalars = {name: np.array(value)[()] for name, value in values.items() if type(value) in (int, float, bool)}
+        return repr(dataclasses.replace(self.constraint, **scalars)) == repr(self.constraint)
 
     def _works(self, law: str, act: Callable[[], bool]) -> None:
         try:

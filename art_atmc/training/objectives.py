@@ -15,6 +15,7 @@ from torch import Tensor
 
 from art_atmc.attacks.art import ARTAttack, adversary, perturb, resolved
 from art_atmc.attacks.base import Adversary, Problem
+from art_atmc.support.numbers import Real, check_numbers
 
 if TYPE_CHECKING:
     from art.attacks.attack import EvasionAttack
@@ -85,10 +86,7 @@ class Adversarial(Objective):
 
     def __post_init__(self) -> None:
         adversary(self.attack)  # refuses what can't be one
-        if not 0 <= self.clean_share < 1:
-            raise ValueError(
-                f"`clean_share` must be in [0, 1), got {self.clean_share}; with 1 there would be no attack"
-            )
+        check_numbers(self, clean_share=Real("[0, 1)", "with 1 there would be no attack"))
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         logits = problem.network(perturb(problem, self.attack, x, y))
@@ -126,8 +124,7 @@ class TRADES(Objective):
 
     def __post_init__(self) -> None:
         adversary(self.attack)  # refuses what can't be one
-        if not self.beta > 0:
-            raise ValueError(f"`beta` must be positive, got {self.beta}; the paper uses 1 and 6")
+        check_numbers(self, beta=Real("(0, inf)", "the paper uses 1 and 6"))
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         attack = resolved(problem, self.attack)

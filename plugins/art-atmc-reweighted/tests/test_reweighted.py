@@ -301,7 +301,7 @@ def test_updates_that_make_no_sense_are_refused(updates: Any) -> None:
 
 @pytest.mark.parametrize("reach", [0.0, -1.0, math.inf, math.nan])
 def test_a_reach_that_makes_no_sense_is_refused(reach: float) -> None:
-    with pytest.raises(ValueError, match="`reach` positive and finite"):
+    with pytest.raises(ValueError, match="`reach` must be positive and finite"):
         Reweighted(parameters(), Sparsity(0.5), reach=reach)
     Reweighted(parameters(), Sparsity(0.5), reach=1)
 

@@ -263,7 +263,7 @@ def test_coupling_that_does_not_fit_the_weights_is_refused(coupled: tuple[tuple[
         (lambda: NMSparsity(ignore=["head"]), "`ignore` must be a tuple"),  # type: ignore[arg-type]
         (lambda: FilterSparsity(0.5, coupled=("a", "b")), "`coupled` must hold tuples"),  # type: ignore[arg-type]
         (lambda: FilterSparsity(0.5, coupled=(("a", "b"), ("b", "c"))), r"\['b'\] more than once"),
-        (lambda: BlockSparsity(0.5, rows=0, columns=2), "a block needs"),
+        (lambda: BlockSparsity(0.5, rows=0, columns=2), "`rows` must be .* a block needs"),
         (lambda: BlockSparsity(0, rows=1, columns=2), "`density` must be in"),
         (lambda: NMSparsity(3, 2), "1 <= n <= m"),
         (lambda: NMSparsity(0, 2), "1 <= n <= m"),

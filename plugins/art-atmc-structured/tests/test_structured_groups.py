@@ -90,7 +90,7 @@ def test_matrices_have_no_kernels() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 1), (1, -1), (1.5, 1), (True, 1), ("2", 2)])
 def test_blocks_without_size_are_refused(rows: int, columns: int) -> None:
-    with pytest.raises(ValueError, match=r"a block needs integers of at least 1: .*; give its height and width"):
+    with pytest.raises(ValueError, match=r"an integer of at least 1, got .*; a block needs a height and a width"):
         Blocks(rows, columns)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from art_atmc import Constraint, Weights
 from art_atmc.compression import nearest_code
+from art_atmc.support.numbers import Real, Whole, check_numbers
 from art_atmc_bitbudget.allocation import allocate
 from art_atmc_bitbudget.choice import Allocation, Choice, Share
 from art_atmc_bitbudget.coding import CODEBOOK, WIDTHS, Coding, Ints, Values
@@ -54,15 +55,13 @@ class BitBudget(Constraint):
     coded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        share, total = self.bits_per_weight, self.total_bits
-        if (share is None) == (total is None):
+        if (self.bits_per_weight is None) == (self.total_bits is None):
             raise ValueError("give exactly one of `bits_per_weight`, such as 0.5, and `total_bits`")
-        if share is not None and not (type(share) in (int, float) and 0 < share < math.inf):
-            raise ValueError(f"`bits_per_weight` must be positive, got {share!r}; 32 is the dense network")
-        if total is not None and (type(total) is not int or total < _LEAST):
-            raise ValueError(
-                f"`total_bits` must be an integer of at least {_LEAST}, one non-zero with its codebook, got {total!r}"
-            )
+        check_numbers(
+            self,
+            bits_per_weight=Real("(0, inf)", "32 is the dense network", optional=True),
+            total_bits=Whole(_LEAST, None, f"{_LEAST} is one non-zero with its codebook", optional=True),
+        )
 
     def budget(self, weights: Weights) -> int:
         """B, in bits."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from art_atmc import Constraint, Ramp, Solver, Weights
 from art_atmc.compression import default_solver, project
+from art_atmc.support.numbers import Real, Whole
 from art_atmc_reweighted.groups import group_lengths
 
 __all__ = ["Reweighted", "reweighted"]
@@ -78,15 +79,10 @@ class Reweighted(Solver):
         updates: int = 4,
         reach: float = 15.0,
     ) -> None:
-        if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1 or not 0 < reach < math.inf:
-            raise ValueError(
-                f"`updates` must be an integer of at least 1 and `reach` positive and finite, got {updates!r} and "
-                f"{reach!r}; the defaults, 4 and 15, were chosen on validation data"
-            )
         super().__init__(weights, constraint, every=every, ramp=ramp)
         _require_support(constraint, weights.detach())
-        self.updates = updates
-        self.reach = reach
+        self.updates: int = Whole(1, None, "4 was chosen on validation data").plain("updates", updates)
+        self.reach: float = Real("(0, inf)", "15 was chosen on validation data").plain("reach", reach)
         self.updated = 0
         self.strength = 0.0
         self.start = 0.0

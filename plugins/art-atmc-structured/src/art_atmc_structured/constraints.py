@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from art_atmc import Constraint, Weights
+from art_atmc.support.numbers import Flag, Real, check_numbers
 from art_atmc_structured.groups import (
+    TILE,
     Blocks,
     Channels,
     Columns,
@@ -70,8 +72,7 @@ class GroupSparsity(Constraint):
     ignore: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.density, bool) or not (isinstance(self.density, int | float) and 0 < self.density <= 1):
-            raise ValueError(f"`density` must be in (0, 1], got {self.density!r}; give the share of groups to keep")
+        check_numbers(self, density=Real("(0, 1]", "give the share of groups to keep"), per_layer=Flag())
         check_ignore(self.ignore)
 
     @property
@@ -238,7 +239,7 @@ class BlockSparsity(GroupSparsity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Blocks(self.rows, self.columns)
+        check_numbers(self, rows=TILE, columns=TILE)
 
     @property
     def grouping(self) -> Grouping:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from art_atmc import Weights
+from art_atmc.support.numbers import Whole, check_numbers
 
 __all__ = [
     "Blocks",
@@ -34,6 +35,8 @@ __all__ = [
     "check_ignore",
     "grouped_names",
 ]
+
+TILE = Whole(1, None, "a block needs a height and a width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +178,7 @@ class Blocks(Grouping):
     columns: int
 
     def __post_init__(self) -> None:
-        sizes = {"rows": self.rows, "columns": self.columns}
-        if bad := [f"`{n}`, got {s!r}" for n, s in sizes.items() if type(s) is not int or s < 1]:
-            raise ValueError(f"a block needs integers of at least 1: {'; '.join(bad)}; give its height and width")
+        check_numbers(self, rows=TILE, columns=TILE)
 
     def group(self, weight: Tensor) -> Tensor:
         down, across = self._tiles(weight.shape)

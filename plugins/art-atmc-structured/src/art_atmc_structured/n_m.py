@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from art_atmc import Constraint, Weights
+from art_atmc.support.numbers import Whole, check_numbers
 from art_atmc_structured.groups import Entries, check_ignore, grouped_names
 
 __all__ = ["NMSparsity"]
@@ -40,8 +41,9 @@ class NMSparsity(Constraint):
     ignore: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (type(self.n) is int and type(self.m) is int and 1 <= self.n <= self.m):
-            raise ValueError(f"N:M sparsity needs integers 1 <= n <= m, got n={self.n!r}, m={self.m!r}; try 2 and 4")
+        remedy = "N:M sparsity needs 1 <= n <= m, such as 2 and 4"
+        check_numbers(self, m=Whole(1, None, remedy))
+        check_numbers(self, n=Whole(1, self.m, remedy))
         check_ignore(self.ignore)
 
     def check(self, weights: Weights) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from art_atmc import Constraint, Weights
+from art_atmc.support.numbers import Flag, Whole, check_numbers
 from art_atmc_uniform.grid import Grid, nonzeros, rounded, scales_of
 from art_atmc_uniform.search import nearest_grid
 
@@ -52,15 +53,14 @@ class UniformQuantization(Constraint):
     coded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        least = 2 if self.symmetric else 1
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not least <= self.bits <= 16:
-            raise ValueError(
-                f"`bits` must be an integer in {least}..16, got {self.bits!r}"
-                + ("; symmetric=False allows 1" if self.bits == 1 else "; leave the constraint out to keep floats")
-            )
-        flags = ("symmetric", "per_channel", "power_of_two")
-        if wrong := [name for name in flags if not isinstance(getattr(self, name), bool)]:
-            raise ValueError(f"{wrong} must be True or False, got {[getattr(self, name) for name in wrong]}")
+        remedy = "symmetric=False allows 1" if self.bits == 1 else "leave the constraint out to keep floats"
+        check_numbers(
+            self,
+            bits=Whole(2 if self.symmetric else 1, 16, remedy),
+            symmetric=Flag(),
+            per_channel=Flag(),
+            power_of_two=Flag(),
+        )
 
     @property
     def grid(self) -> Grid:
