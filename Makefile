@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks run many times slower on torch's default threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-plugins test-slow fuzz lint news types docs bench tox clean
+.PHONY: demo test test-plugins test-slow coverage fuzz lint news types docs bench tox clean
 
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
@@ -24,6 +24,9 @@ test: $(VENV)/ready
 test-plugins: $(VENV)/ready
 	$(BIN)/python -m pytest plugins
 
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
@@ -34,6 +37,7 @@ fuzz: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/towncrier build --draft --version unreleased > /dev/null
 
 news: $(VENV)/ready
@@ -41,7 +45,6 @@ news: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
-	for package in $(filter-out %.egg-info,$(wildcard plugins/*/src/*)); do $(BIN)/mypy $$package || exit 1; done
 
 docs: $(VENV)/ready
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
