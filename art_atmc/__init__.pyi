@@ -2,6 +2,7 @@
 
 from .attacks import PGD as PGD
 from .attacks import Problem as Problem
+from .attacks import Recycled as Recycled
 from .classifiers import CompressedClassifier as CompressedClassifier
 from .compression import ADMM as ADMM
 from .compression import Constraint as Constraint

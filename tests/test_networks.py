@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from torch.nn.functional import cross_entropy, max_pool2d, relu
 
 from art_atmc.compression.weights import compressible
 from art_atmc.data import load
-from art_atmc.networks import NETWORKS, digits_cnn, lenet, resnet18, wide_resnet16_8
+from art_atmc.networks import NETWORKS, ImageNetwork, digits_cnn, lenet, lenet_relu, resnet18, wide_resnet16_8
 
 
 @pytest.mark.parametrize(
     ("name", "nb_classes", "bits"),
     [
         ("lenet", 10, 13_776_000),
+        ("lenet-relu", 10, 13_776_000),
         ("resnet34", 10, 680_482_816),
         ("resnet34", 100, 681_957_376),
         ("wrn-16-8", 10, 350_533_120),
@@ -76,11 +78,12 @@ def _seeded(name: str, seed: int) -> dict[str, Tensor]:
     return NETWORKS[name](10).state_dict()
 
 
-def test_lenet_is_the_chain_written_out() -> None:
-    network = lenet()
+@pytest.mark.parametrize(("build", "between"), [(lenet, nn.Identity()), (lenet_relu, nn.ReLU())])
+def test_lenet_is_the_chain_written_out(build: Callable[[], ImageNetwork], between: nn.Module) -> None:
+    network = build()
     x = torch.rand(3, 1, 28, 28)
     conv1, conv2, fc1, fc2 = (network.get_submodule(f"layers.{n}") for n in ("conv1", "conv2", "fc1", "fc2"))
-    features = max_pool2d(conv2(max_pool2d(conv1(x), 2)), 2)  # no ReLU after the convolutions
+    features = max_pool2d(between(conv2(max_pool2d(between(conv1(x)), 2))), 2)
     torch.testing.assert_close(network(x), fc2(relu(fc1(features.reshape(3, 800)))))
 
 

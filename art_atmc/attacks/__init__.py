@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from art_atmc.attacks.apgd import APGD, DLR, CrossEntropy, PerSampleLoss
 from art_atmc.attacks.art import ARTAttack, adversary, perturb
-from art_atmc.attacks.base import Adversary, ClipValues, Loss, Problem
+from art_atmc.attacks.base import Adversary, ClipValues, Loss, Motion, Problem, Rows
 from art_atmc.attacks.built import Built
 from art_atmc.attacks.pgd import PGD
+from art_atmc.attacks.recycled import Perturbations, Recycled
 from art_atmc.attacks.square import Square
 from art_atmc.attacks.straight_through import StraightThrough
 from art_atmc.attacks.wrm import WRM
@@ -22,8 +23,12 @@ __all__ = [
     "ClipValues",
     "CrossEntropy",
     "Loss",
+    "Motion",
     "PerSampleLoss",
+    "Perturbations",
     "Problem",
+    "Recycled",
+    "Rows",
     "Square",
     "StraightThrough",
     "adversary",

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,40 @@ from art_atmc.classifiers.modes import evaluating
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Adversary", "ClipValues", "Loss", "Problem"]
+__all__ = ["Adversary", "ClipValues", "Loss", "Motion", "Problem", "Rows"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits, y) -> scalar."""
 
 ClipValues: TypeAlias = "Iterable[float | np.ndarray | Tensor]"
 """Smallest and largest valid input; scalars, or arrays that broadcast with one input."""
+
+
+class Motion(Protocol):
+    """How augmentation moved the entries of a batch of examples; the same for whatever belongs to the entries."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The entries where the augmented examples have them; zero where something else came in."""
+
+    def undo(self, moved: Tensor, onto: Tensor) -> Tensor:
+        """The entries back where they came from; those that were moved out of view are taken from ``onto``."""
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which of the training examples a batch holds.
+
+    :param index: (N,) their places in the training data.
+    :param total: examples of the training data.
+    :param data: a fingerprint of all of them in their order.
+    :param motion: how augmentation moved those of the batch; None where they are as they stand there.
+    """
+
+    index: Tensor
+    total: int
+    data: str = ""
+    motion: Motion | None = None
 
 
 @final
@@ -45,7 +72,7 @@ class Problem:
     :param clip_values: l and h, smallest and largest valid input; None for no limits.
     :param generator: source of all randomness, owned by the caller; torch's global one when None.
     :param classifier: the ART classifier that the network is made of, where there is one.
-    :param rows: (N,) where the batch's examples stand in the training data; None where that is not known.
+    :param rows: which training examples the batch holds; None where that is not known.
 
     >>> problem = Problem(nn.Linear(1, 2), clip_values=(0, 1))
     >>> problem.maximising(nn.functional.multi_margin_loss).clip_values
@@ -57,7 +84,7 @@ class Problem:
     clip_values: ClipValues | None = None
     generator: torch.Generator | None = None
     classifier: Any = None
-    rows: Tensor | None = None
+    rows: Rows | None = None
     resolved: dict[int, tuple[Any, Adversary]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -74,7 +101,7 @@ class Problem:
         """The same with another loss."""
         return dataclasses.replace(self, loss=loss)
 
-    def at(self, rows: Tensor | None) -> Problem:
+    def at(self, rows: Rows | None) -> Problem:
         """The same for a batch of these examples."""
         return dataclasses.replace(self, rows=rows)
 
@@ -93,3 +120,14 @@ class Adversary(abc.ABC):
         :param y: labels as the loss takes them: indices (N,) or one row of probabilities each (N, classes).
         :return: of the shape, dtype, device and memory format of ``x``, without a graph.
         """
+
+    def without_memory(self) -> Adversary:
+        """The attack for data that is not trained on; itself unless it keeps something about the training data."""
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the attack keeps from batch to batch, for checkpoints; nothing, as a rule."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict()``."""

@@ -116,6 +116,17 @@ class PGD(Adversary):
         with fixed(problem.network):
             return self._ascend(problem, x.detach(), y, start, _box(problem.clip_values, x))
 
+    def climb(self, problem: Problem, x: Tensor, point: Tensor, gradient: Tensor) -> Tensor:
+        """One step from ``point`` along a gradient that is known already, back into the ball around ``x``."""
+        climbed = point.detach().add(self._direction(gradient), alpha=self.eps_step)
+        box = _box(problem.clip_values, x)
+        self._projection(x, box)(climbed)
+        return climbed if box is None else climbed.clamp_(*box)
+
+    def random_point(self, problem: Problem, x: Tensor) -> Tensor:
+        """A uniform sample of the ball around ``x``, clipped."""
+        return self._random_point(x, _box(problem.clip_values, x), problem.generator)
+
     def _ascend(self, problem: Problem, x: Tensor, y: Tensor, start: Tensor, box: _Box | None) -> Tensor:
         network, loss = problem.network, problem.loss
         project = self._projection(x, box)

@@ -16,8 +16,8 @@ def train(
     network: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="digits-cnn, lenet, resnet18, resnet34, wrn-16-8, or package.module:function of your own, which "
-            "returns a module; by default one that suits the data."
+            help="digits-cnn, lenet, lenet-relu, resnet18, resnet34, wrn-16-8, or package.module:function of your own, "
+            "which returns a module; by default one that suits the data."
         ),
     ] = None,
     eps: Annotated[

@@ -249,7 +249,8 @@ class Study:
         correct = tuple(round(accuracy(problem, batches, attack) * len(x)) for attack in attacks)
         attack = attacks[RADII.index(1.0)]
         assert attack is not None
-        shown, labels = (next(batches.epoch(None))[i][:SHOWN].to(classifier.device) for i in (0, 1))
+        batch = next(batches.epoch(None))
+        shown, labels = (part[:SHOWN].to(classifier.device) for part in (batch.x, batch.y))
         perturbed = perturb(problem, attack, shown, labels)
         predicted = [problem.answers(t).argmax(dim=1).cpu().numpy() for t in (shown, perturbed)]
         Examples(shown.cpu().numpy(), perturbed.cpu().numpy(), y[:SHOWN], *predicted).save(folder)

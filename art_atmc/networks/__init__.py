@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from art_atmc.networks.by_name import build, import_network, is_ours, require_fit
-from art_atmc.networks.zoo import NETWORKS, ImageNetwork, digits_cnn, lenet, resnet18, resnet34, wide_resnet16_8
+from art_atmc.networks.zoo import (
+    NETWORKS,
+    ImageNetwork,
+    digits_cnn,
+    lenet,
+    lenet_relu,
+    resnet18,
+    resnet34,
+    wide_resnet16_8,
+)
 
 __all__ = [
     "NETWORKS",
@@ -13,6 +22,7 @@ __all__ = [
     "import_network",
     "is_ours",
     "lenet",
+    "lenet_relu",
     "require_fit",
     "resnet18",
     "resnet34",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from art_atmc.training.augmentation import crop_and_flip
-from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches
+from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and_flip
+from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
 from art_atmc.training.loop import ObjectiveTrainer, Scheduler, accuracy
 from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
 
@@ -12,13 +12,16 @@ __all__ = [
     "Adversarial",
     "ArrayBatches",
     "Augmentation",
+    "Batch",
     "Batches",
+    "CropAndFlip",
     "GeneratedBatches",
     "Natural",
     "Objective",
     "ObjectiveTrainer",
     "Outcome",
     "Scheduler",
+    "ShiftAndMirror",
     "accuracy",
     "crop_and_flip",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, NamedTuple, Protocol, TypeAlias, final
 
 import numpy as np
 import torch
@@ -11,16 +14,34 @@ from art.data_generators import DataGenerator, PyTorchDataGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from art_atmc.attacks.base import Rows
 from art_atmc.classifiers.inputs import arrays
 
-__all__ = ["ArrayBatches", "Augmentation", "Batches", "GeneratedBatches"]
+__all__ = ["ArrayBatches", "Augmentation", "Batch", "Batches", "GeneratedBatches"]
 
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""(inputs, source of randomness) -> inputs of the same shape."""
+"""(inputs, source of randomness) -> inputs of the same shape.
+
+What belongs to the entries of an input can follow an augmentation that has a method ``draw(number, generator)``, which
+returns a :class:`~art_atmc.attacks.Motion`."""
+
+
+class Batch(NamedTuple):
+    """Examples that are trained on together.
+
+    :param x: float32 inputs (N, ...).
+    :param y: labels as the classifier's loss takes them.
+    :param rows: which of the data's examples these are; None where that is not known, or where augmentation changed
+        them in a way that can't be followed.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Rows | None = None
 
 
 class Batches(Protocol):
-    """One epoch after the other of pairs (x, y): float32 inputs, and labels as the classifier's loss takes them."""
+    """One epoch after the other of batches."""
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -28,7 +49,7 @@ class Batches(Protocol):
     def sample(self) -> Tensor:
         """A few inputs."""
 
-    def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         """The batches of an epoch, shuffled by ``generator`` where one is given."""
 
 
@@ -51,13 +72,26 @@ class ArrayBatches:
     def sample(self) -> Tensor:
         return self._x[:2]
 
-    def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         if generator is None:
-            yield from zip(self._x.split(self._size), self._y.split(self._size), strict=True)
+            yield from map(Batch, self._x.split(self._size), self._y.split(self._size))
             return
-        for chosen in torch.randperm(len(self._x), generator=generator).split(self._size):
-            x = self._x[chosen]
-            yield x if self._augmentation is None else self._augmentation(x, generator), self._y[chosen]
+        for index in torch.randperm(len(self._x), generator=generator).split(self._size):
+            x, y = self._x[index], self._y[index]
+            rows = Rows(index, len(self._x), self._fingerprint)
+            if self._augmentation is None:
+                yield Batch(x, y, rows)
+            elif (draw := getattr(self._augmentation, "draw", None)) is None:
+                yield Batch(self._augmentation(x, generator), y)
+            else:
+                motion = draw(len(x), generator)
+                yield Batch(motion(x), y, dataclasses.replace(rows, motion=motion))
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        """Of the examples in their order: one sum each, so that it costs one pass over the data."""
+        sums = self._x.flatten(1).sum(dim=1, dtype=torch.float64).cpu().numpy().tobytes()
+        return hashlib.blake2b(repr(tuple(self._x.shape)).encode() + sums, digest_size=16).hexdigest()
 
 
 @final
@@ -86,13 +120,13 @@ class GeneratedBatches:
         # From the data set itself where there is one: drawing a batch would move the loader's random state.
         if isinstance(self._generator, DataLoader) and hasattr(self._generator.dataset, "__getitem__"):
             return torch.as_tensor(np.asarray(self._generator.dataset[0][0]), dtype=torch.float32)[None]
-        return next(self.epoch(None))[0][:2]
+        return next(self.epoch(None)).x[:2]
 
-    def epoch(self, generator: torch.Generator | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         batches = (
             self._generator
             if isinstance(self._generator, DataLoader)
             else (self._generator.get_batch() for _ in range(len(self)))
         )
         for x, y in batches:
-            yield arrays(self._classifier, np.asarray(x), np.asarray(y), "generated")
+            yield Batch(*arrays(self._classifier, np.asarray(x), np.asarray(y), "generated"))

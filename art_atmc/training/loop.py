@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from art_atmc.attacks.art import perturb
-from art_atmc.attacks.base import Problem
+from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.classifiers.inputs import arrays
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.network import Network
@@ -183,10 +183,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         bar = tqdm(
             batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False, disable=not self.verbose
         )
-        for number, (x, y) in enumerate(bar, start=1):
-            x, y = x.to(device), y.to(device)
+        for number, batch in enumerate(bar, start=1):
+            x, y = batch.x.to(device), batch.y.to(device)
             try:
-                loss, hits = self._step(problem, x, y)
+                loss, hits = self._step(problem.at(batch.rows), x, y)
             except FloatingPointError as error:
                 raise FloatingPointError(
                     f"epoch {len(self.history) + 1}, batch {number}: {error}. "
@@ -219,16 +219,19 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def _validate(self, network: Network, validation: Batches) -> dict[str, float]:
         # The same random starts every epoch, so that epochs differ by their weights alone.
         problem = Problem.of(self._classifier, network, _generator(self._classifier.device, 0))
+        attack = self.objective.attack
+        if isinstance(attack, Adversary):
+            attack = attack.without_memory()
         return {
             "clean_accuracy": accuracy(problem, validation),
-            "robust_accuracy": accuracy(problem, validation, self.objective.attack),
+            "robust_accuracy": accuracy(problem, validation, attack),
         }
 
 
 def accuracy(problem: Problem, batches: Batches, attack: Any = None) -> float:
     """Share of the examples that the network classifies rightly, under ``attack`` where one is given."""
     correct = seen = 0
-    for x, y in batches.epoch(None):
+    for x, y, *_ in batches.epoch(None):
         x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
         if attack is not None:
             x = perturb(problem, attack, x, y)
