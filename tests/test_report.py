@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html.parser
+import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from art.estimators.classification import PyTorchClassifier
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 pytest.importorskip("matplotlib")
@@ -26,10 +31,11 @@ from art_atmc.evaluation.result import AttackResult, Evaluation, Finding, Severi
 from art_atmc.evaluation.suites import Access
 from art_atmc.experiments.paper import curves
 from art_atmc.experiments.point import Accuracy, Curve, Examples, Point
-from art_atmc.experiments.report import write
+from art_atmc.experiments.report import summary, write
 from art_atmc.experiments.report.drawing import looks
 from art_atmc.experiments.report.pictures import shown
-from art_atmc.experiments.report.results import results
+from art_atmc.experiments.report.results import lines, results
+from art_atmc.experiments.report.tradeoff import side_by_side
 from art_atmc.networks import digits_cnn
 from art_atmc.support.statistics import Spread
 
@@ -219,6 +225,19 @@ def test_each_picture_is_in_the_page_with_a_text_and_as_a_file(swept, page):
         assert len(image["alt"]) > 40
 
 
+def test_each_picture_is_a_file_of_every_format_too(swept, page):
+    names = {kind: {path.stem for path in (swept / "figures").glob(f"*.{kind}")} for kind in ("png", "pdf", "svg")}
+    assert names["png"] == names["pdf"] == names["svg"]
+    assert {path.suffix for path in (swept / "figures").iterdir()} == {".png", ".pdf", ".svg"}
+    for path in (swept / "figures").glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    for path in (swept / "figures").glob("*.pdf"):
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF")
+        assert b"CreationDate" not in content
+        assert b"/Type3" not in content  # fonts that printers refuse
+
+
 def test_page_needs_nothing_else(page):
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not page.tags & {"script", "link", "iframe", "object", "base", "form"}
@@ -239,7 +258,7 @@ def test_table_says_what_the_points_say(swept, page):
         assert float(row[6]) == pytest.approx(point.paper_ratio, rel=0.005)
         assert int(row[7].replace(",", "")) == point.file_bytes
         assert float(row[8]) == pytest.approx(point.file_bytes / point.dense_bytes, rel=0.005)
-        assert row[9:] == ["0", "30"]
+        assert row[9:] == ["1", "30"]
 
 
 def test_seeds_are_one_row_and_a_row_each(swept, page):
@@ -248,7 +267,7 @@ def test_seeds_are_one_row_and_a_row_each(swept, page):
     row = page.row("ATMC-4", 0.05, 4)
     spread = Spread.of([p.robust.share for p in points])
     assert row[4] == f"{spread.mean:.1%} ± {spread.std:.1%}{spread.min:.1%} to {spread.max:.1%}"
-    assert row[9] == "0, 1"
+    assert row[9] == "2"
     assert len(page.tables) == 2
     assert [cells[9] for cells in page.tables[1][2:]] == ["0", "1"]
     for cells, point in zip(page.tables[1][2:], points, strict=True):
@@ -288,8 +307,8 @@ def test_pictures_tell_what_they_show(swept, page):
     for weight in best.model().report().weights:
         nnz = sum(tensor.nnz for tensor in weight.tensors)
         assert f"{weight.name.removesuffix('.weight')} {nnz / np.prod(weight.shape):.2%} ({nnz:,})" in told
-    assert "predicted 1 (right)" in told
-    assert "afterwards predicted 2 (wrong)" in told
+    assert "predicted 1 (correct)" in told
+    assert "afterwards predicted 2 (misclassified)" in told
     curve = best.point.curve
     assert f"{curve.correct[4] / TEST:.1%} at 0.1" in told
     assert not list((swept / "figures").glob("security-AP*"))  # the one without a security curve
@@ -323,7 +342,7 @@ def test_names_are_text_and_nothing_else(tmp_path):
     assert "{{ 7 * 7 }}" in page.text
     assert "<i>&amp;" in page.text
     assert all(image["src"].startswith("data:") for image in page.images)
-    assert all(re.fullmatch(r"[\w.-]+\.png", path.name) for path in (tmp_path / "figures").iterdir())
+    assert all(re.fullmatch(r"[\w.-]+\.(png|pdf|svg)", path.name) for path in (tmp_path / "figures").iterdir())
 
 
 def test_failed_checks_stand_in_front(tmp_path, page):
@@ -362,9 +381,47 @@ def other_model(folder: Path) -> None:
     network("AL0", 0.3, 32, 5).save(folder / "model.atmc")
 
 
+def change_point(**changes):
+    def change(folder: Path) -> None:
+        path = folder / "point.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def change_epoch(**changes):
+    def change(folder: Path) -> None:
+        path = folder / "history.jsonl"
+        rows = [json.loads(row) for row in path.read_text().splitlines()]
+        rows[2] |= changes
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return change
+
+
+def change_examples(**changes):
+    def change(folder: Path) -> None:
+        arrays = vars(Examples.load(folder))
+        np.savez(folder / "examples.npz", **arrays | {name: change(arrays[name]) for name, change in changes.items()})
+
+    return change
+
+
+def no_examples(folder: Path) -> None:
+    np.savez(folder / "examples.npz", **{name: array[:0] for name, array in vars(Examples.load(folder)).items()})
+
+
 def other_evaluation(folder: Path) -> None:
     evaluation = Evaluation.load(folder / "evaluation.json")
     dataclasses.replace(evaluation, clean=np.ones(TEST, bool)).save(folder / "evaluation.json")
+
+
+@pytest.fixture(scope="module")
+def two_points(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    make_point(folder, "DA")
+    make_point(folder, "AL0", 0.1)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -380,17 +437,85 @@ def other_evaluation(folder: Path) -> None:
         (cut_model, "model.atmc"),
         (other_model, "disagree .bytes of model.atmc"),
         (other_evaluation, "disagree .clean examples"),
+        (change_point(density=0), "point.json is damaged: density is 0"),
+        (change_point(density=math.nan, bits=0), "density is nan; bits is 0"),
+        (change_point(dense_bytes=0), "dense_bytes is 0"),
+        (change_point(paper_ratio=0), "paper_ratio is 0"),
+        (change_point(paper_ratio=1e308), "paper_ratio is 1e"),
+        (change_point(nnz=10**40), "nnz is 10000"),
+        (change_point(epochs=10**12), "epochs is 1000000000000"),
+        (change_point(eps=math.inf), "eps is inf"),
+        (change_point(clean={"correct": 5, "n": 0}), "clean is"),
+        (change_point(robust={"correct": 9, "n": 5}), "robust is"),
+        (change_point(attacks={"PGD-7": {"correct": -1, "n": 5}}), "PGD-7 is"),
+        (change_point(curve={"attack": "P", "eps": [0.1], "correct": [], "n": 5}), "curve is"),
+        (change_point(curve={"attack": "P", "eps": [], "correct": [], "n": 5}), "curve is"),
+        (change_point(curve={"attack": "P", "eps": [math.nan], "correct": [1], "n": 5}), "curve is"),
+        (change_point(curve={"attack": "P", "eps": [0.2, 0.1], "correct": [1, 1], "n": 5}), "curve is"),
+        (change_epoch(clean_accuracy=math.nan), "history.jsonl is damaged: in epoch 3 clean_accuracy is nan"),
+        (change_epoch(robust_accuracy=7), "in epoch 3 robust_accuracy is 7"),
+        (change_epoch(loss=1e300), "in epoch 3 loss is 1e"),
+        (change_epoch(violation=-1e300), "in epoch 3 violation is -1e"),
+        (no_examples, r"examples.npz is damaged: .* x float32 .0, 1, 8, 8."),
+        (change_examples(x=lambda x: x.astype(complex)), "examples.npz is damaged: .*complex"),
+        (change_examples(x_adv=lambda x: x * np.nan), "examples.npz is damaged: it needs finite"),
+        (change_examples(x=lambda x: x[:, 0]), "examples.npz is damaged"),
+        (change_examples(y=lambda y: y.astype(str)), "examples.npz is damaged"),
+        (change_examples(y=lambda y: np.int64(3)), "examples.npz is damaged"),
+        (change_examples(predicted=lambda y: y[:-1]), "examples.npz is damaged"),
+        (change_examples(y=lambda y: y.astype(object)), "examples.npz is damaged"),
     ],
 )
-def test_damaged_points_are_found_with_the_reason(tmp_path, break_, reason):
-    make_point(tmp_path, "DA")
-    make_point(tmp_path, "AL0", 0.1)
+def test_damaged_points_are_found_with_the_reason(two_points, tmp_path, break_, reason):
+    shutil.copytree(two_points, tmp_path, dirs_exist_ok=True)
     break_(tmp_path / "AL0-d0.1-b32-s0")
     found, [left_out] = results(tmp_path)
     assert [result.point.recipe for result in found] == ["DA"]
     assert left_out.folder == "AL0-d0.1-b32-s0"
     assert re.search(reason, left_out.reason)
     assert str(tmp_path) not in left_out.reason
+
+
+NUMBERS = st.sampled_from([0, -1, 1e308, -1e308, 1e-308, math.nan, math.inf, 10**40, 10**400, "", "3", None, [], {}])
+
+
+@given(st.data(), NUMBERS)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_number_of_a_point_spoils_the_words_of_the_page(two_points, tmp_path, data, number):
+    """Whatever stands in a field of a point, it is left out or told; the other point is there."""
+    shutil.copytree(two_points, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "AL0-d0.1-b32-s0" / "point.json"
+    point = json.loads(path.read_text())
+    shared = {"data", "network", "eps", "norm", "attack", "attacks", "versions", "schema"}
+    field = data.draw(st.sampled_from(sorted(set(point) - shared)))
+    place = point
+    while isinstance(place[field], dict | list) and place[field]:
+        place = place[field]
+        field = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[field] = number
+    path.write_text(json.dumps(point))
+    found, left_out = results(tmp_path)
+    assert len(found) + len(left_out) == 2
+    assert found[0].point.recipe == "DA"
+    assert "on digits" in summary.headline(found)
+    assert summary.rows(lines(found))[0].recipe == "DA"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_epoch(loss=math.nan),
+        change_epoch(loss=math.inf),
+        change_epoch(violation=math.nan),
+        change_point(seconds=0.0, nnz=0, eps=0.1, paper_ratio=1e-12),
+        change_point(network="\u8ca7", data="\x07 $x_{$"),
+    ],
+)
+def test_odd_but_possible_figures_make_a_page(tmp_path, change):
+    """A diverged training, a network without weights, and names that the font lacks."""
+    make_point(tmp_path, "AL0", 0.1, **BARE)
+    change(tmp_path / "AL0-d0.1-b32-s0")
+    assert len(Page(write(tmp_path)).images) == 6
 
 
 def test_points_left_out_are_named_in_the_page_and_in_a_warning(tmp_path):
@@ -430,6 +555,31 @@ def test_points_of_different_studies_are_refused(tmp_path, change, named):
     changed.save(tmp_path / "AL0-d0.1-b32-s0")
     with pytest.raises(ValueError, match=f"can't be compared: {named}"):
         write(tmp_path)
+
+
+sizes = st.lists(st.sampled_from([0.001, 0.05, 0.0501, 0.1, 0.2, 1.0]), min_size=1, max_size=6, unique=True)
+
+
+@given(st.lists(sizes, min_size=1, max_size=7))
+@settings(max_examples=60, deadline=None)
+def test_points_that_share_a_size_stand_apart_and_near_it(lines):
+    """No two points of different lines cover one another, the order of the sizes stays, and room is not used up."""
+    drawn = side_by_side(lines)
+    flat = [(math.log10(x), n, math.log10(place)) for n, line in enumerate(lines)
+            for x, place in zip(line, drawn[n], strict=True)]  # fmt: skip
+    width = max(x for x, _, _ in flat) - min(x for x, _, _ in flat) or 1.0
+    least = width * min(0.016, 0.5 / len(flat))
+    for (x, n, place), (other, m, there) in itertools.combinations(sorted(flat), 2):
+        assert n == m or abs(place - there) >= least - 1e-9
+        assert place <= there + 1e-9 or (x == other and n > m)
+    assert all(abs(place - x) <= least * len(flat) for x, _, place in flat)
+    lonely = [(x, place) for x, n, place in flat if all(abs(x - o) > least * len(flat) for o, m, _ in flat if m != n)]
+    assert all(place == pytest.approx(x) for x, place in lonely)
+
+
+def test_points_of_one_line_stay_where_they_are():
+    line = [0.1, 0.1001, 0.2]
+    assert side_by_side([line]) == [pytest.approx(line)]
 
 
 def test_methods_are_told_apart_by_colour_and_marker():

@@ -1,4 +1,4 @@
-"""Pictures, figures and words on one page that needs nothing else: no network, no script."""
+"""Pictures, figures and words on one page that needs nothing else: no connection, no script."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from jinja2 import Environment, StrictUndefined
 from art_atmc._version import __version__
 from art_atmc.experiments.paper import curves
 from art_atmc.experiments.report import summary
-from art_atmc.experiments.report.curves import security, tradeoff, training
+from art_atmc.experiments.report.curves import security, training
 from art_atmc.experiments.report.drawing import Picture
 from art_atmc.experiments.report.pictures import CODEBOOKS, adversarial, codebooks, densities, shown
 from art_atmc.experiments.report.results import LeftOut, Result, lines, results
+from art_atmc.experiments.report.tradeoff import tradeoff
 
 __all__ = ["write"]
 
 
 def write(folder: Path, output: Path | None = None) -> Path:
-    """Write ``report.html``, one page that needs no other file and no network, and its pictures as ``figures/*.png``.
+    """Write ``report.html``, one page that needs no other file and no connection, and its pictures beside it.
+
+    They lie in ``figures``, each as PNG, PDF and SVG.
 
     Points that are incomplete or damaged are left out; the page and a ``UserWarning`` say which and why.
 
@@ -39,13 +42,14 @@ def write(folder: Path, output: Path | None = None) -> Path:
     output = folder if output is None else Path(output)
     found, left_out = results(folder)
     if left_out:
-        told = "; ".join(f"{one.folder} ({one.reason})" for one in left_out)
-        warnings.warn(f"left out of the report: {told}", stacklevel=2)
+        reasons = "; ".join(f"{one.folder} ({one.reason})" for one in left_out)
+        warnings.warn(f"left out of the report: {reasons}", stacklevel=2)
     pictures = _pictures(found)
     text = _html(found, left_out, pictures)
     (output / "figures").mkdir(parents=True, exist_ok=True)
     for picture in itertools.chain.from_iterable(pictures.values()):
-        (output / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+        for kind, content in picture.files.items():
+            (output / "figures" / f"{picture.name}.{kind}").write_bytes(content)
     part = output / f".report.{os.getpid()}"
     part.write_text(text, encoding="utf-8")
     return part.replace(output / "report.html")
@@ -83,10 +87,11 @@ def _pictures(found: Sequence[Result]) -> dict[str, list[Picture]]:
     if inside := shown(found):
         model = inside.model()
         report = model.report()
-        made["density"] = [densities(report)]
-        made["codebooks"] = codebooks(report, model.decoded()) if inside.point.bits < 32 else []
+        network = f"{inside.point.label}, seed {inside.point.seed}: {inside.point.network} on {inside.point.data}"
+        made["density"] = [densities(report, network)]
+        made["codebooks"] = codebooks(report, model.decoded(), network) if inside.point.bits < 32 else []
     if (examined := _examined(found)) and examined.examples:
-        made["adversarial"] = adversarial(examined.examples)
+        made["adversarial"] = adversarial(examined.examples, examined.point)
     return {"tradeoff": tradeoff(drawn), "security": security(drawn), "training": training(drawn), **made}
 
 

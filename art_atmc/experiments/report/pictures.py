@@ -11,9 +11,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from art_atmc.experiments.point import Examples
-from art_atmc.experiments.report.drawing import NARROW, Picture, log_ticks, percent_axis, picture
-from art_atmc.experiments.report.results import Result
+from art_atmc.experiments.point import Examples, Point
+from art_atmc.experiments.report.drawing import (
+    NARROW,
+    SMALL,
+    Picture,
+    heading,
+    log_ticks,
+    percent_axis,
+    picture,
+    small_lines,
+)
+from art_atmc.experiments.report.results import Result, conditions
 from art_atmc.files.size_report import Report, WeightReport
 
 __all__ = ["adversarial", "codebooks", "densities", "shown"]
@@ -32,8 +41,11 @@ def shown(found: Sequence[Result]) -> Result | None:
     return max(compressed, key=lambda r: (r.point.robust.share, -r.point.file_bytes), default=None)
 
 
-def densities(report: Report) -> Picture:
-    """Share of each layer's weights that is kept, by factor."""
+def densities(report: Report, network: str) -> Picture:
+    """Share of each layer's weights that is kept, by factor.
+
+    :param network: what to call it.
+    """
     weights = report.weights
     names = [weight.name.removesuffix(".weight") for weight in weights]
     shares = [_shares(weight) for weight in weights]
@@ -50,19 +62,21 @@ def densities(report: Report) -> Picture:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(xlabel="non-zeros over the dense layer's weights", xlim=(0, 1.15 * max(*left, 0.01)))
+        heading(axes, "Density of each layer", network)
         percent_axis(axes.xaxis)
         if len({factor for share in shares for factor in share}) > 1:
             figure.legend(loc="outside upper right", ncols=3)
 
-    told = "; ".join(f"{n} {sum(s.values()):.2%} ({_nnz(w):,})" for n, s, w in zip(names, shares, weights, strict=True))
-    alt = f"Share of the weights kept in each layer, and their number: {told}"
-    return picture("density", alt, draw, height=1.2 + 0.28 * len(weights))
+    each = "; ".join(f"{n} {sum(s.values()):.2%} ({_nnz(w):,})" for n, s, w in zip(names, shares, weights, strict=True))
+    alt = f"Share of the weights of {network} that is kept in each layer, and their number: {each}"
+    return picture("density", alt, draw, height=1.5 + 0.28 * len(weights))
 
 
-def codebooks(report: Report, values: Mapping[str, Tensor]) -> list[Picture]:
+def codebooks(report: Report, values: Mapping[str, Tensor], network: str) -> list[Picture]:
     """How many weights have which value: a picture for each layer, those with the most non-zeros.
 
     :param values: of the tensors by name.
+    :param network: what to call it.
     """
     largest = sorted(filter(_nnz, report.weights), key=_nnz, reverse=True)[:CODEBOOKS]
     made = []
@@ -73,30 +87,39 @@ def codebooks(report: Report, values: Mapping[str, Tensor]) -> list[Picture]:
             if tensor.nnz:
                 counts[_factor(tensor.name, weight)] = np.unique(flat[flat != 0], return_counts=True)
         name = weight.name.removesuffix(".weight")
-        told = "; ".join(
+        each = "; ".join(
             f"{factor}: {len(codes)} values from {codes[0]:.3g} to {codes[-1]:.3g} on {counts.sum():,} weights"
             for factor, (codes, counts) in counts.items()
         )
-        alt = f"Codebook of {name}: each non-zero value and how many weights have it. {told}"
-        draw = functools.partial(_codebook, name=name, counts=counts)
-        made.append(picture(f"codebook-{name}", alt, draw, height=0.9 + 1.1 * len(counts), width=NARROW))
+        alt = f"Codebook of {name} in {network}: each non-zero value and how many weights have it. {each}"
+        draw = functools.partial(_codebook, titles=(name, network), counts=counts)
+        made.append(picture(f"codebook-{name}", alt, draw, height=1.1 + 1.1 * len(counts), width=NARROW))
     return made
 
 
-def _codebook(figure: Figure, name: str, counts: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]) -> None:
+def _codebook(
+    figure: Figure, titles: tuple[str, str], counts: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
+) -> None:
     rows = figure.subplots(len(counts), sharex=True, squeeze=False)[:, 0]
     for axes, (factor, (codes, number)) in zip(rows, counts.items(), strict=True):
         axes.vlines(codes, 0.5, number, color=FACTORS[factor], linewidth=1.5 if len(codes) < 100 else 0.8)
         axes.plot(codes, number, "o", color=FACTORS[factor], markersize=3.5 if len(codes) < 100 else 1.5)
-        axes.set(yscale="log", ylim=(0.5, 2 * max(*number, 5)), ylabel=factor)
+        axes.set(yscale="log", ylim=(0.5, 2 * max(*number, 5)), ylabel="count")
+        if len(counts) > 1:
+            axes.annotate(factor, (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", color=FACTORS[factor])
         log_ticks(axes.yaxis, 4)
         axes.axvline(0, color="0.4", linewidth=0.8)
-    rows[0].set_title(name)
-    rows[-1].set_xlabel("value")
+    heading(rows[0], *titles)
+    rows[-1].set_xlabel("value of the weight")
 
 
-def adversarial(examples: Examples) -> list[Picture]:
-    """Test images beside what the attack made of them, one picture each."""
+def adversarial(examples: Examples, point: Point) -> list[Picture]:
+    """Test images beside what the attack made of them, one picture each.
+
+    :param point: of the network that was attacked.
+    """
+    attack = point.curve.attack if point.curve else "the attack"
+    below = f"{point.label}; {conditions(point, attack)}"
     made = []
     for number, (x, x_adv, y, before, after) in enumerate(
         zip(examples.x, examples.x_adv, examples.y, examples.predicted, examples.predicted_adv, strict=True), 1
@@ -104,8 +127,8 @@ def adversarial(examples: Examples) -> list[Picture]:
         perturbation = x_adv - x
         most = float(np.abs(perturbation).max())
         alt = (
-            f"Test example {number} of class {y}: predicted {before} ({_verdict(before, y)}); perturbation of at most "
-            f"{most:.3g} in a pixel; afterwards predicted {after} ({_verdict(after, y)})"
+            f"Test example {number} of class {y} ({below}): predicted {before} ({_verdict(before, y)}); perturbation "
+            f"of at most {most:.3g} in a pixel; afterwards predicted {after} ({_verdict(after, y)})"
         )
 
         def draw(
@@ -118,15 +141,16 @@ def adversarial(examples: Examples) -> list[Picture]:
                 f"± {most:.3g}",
                 f"adversarial: {after} {_mark(after, y)}",
             ),
+            conditions: str = f"class {y}; {below}",
         ) -> None:
-            colours = ["black", "black", "black" if titles[2].endswith("✓") else "#B00020"]
             panels = figure.subplots(1, 3)
-            for axes, image, title, colour in zip(panels, (x, scaled, x_adv), titles, colours, strict=True):
+            for axes, image, title in zip(panels, (x, scaled, x_adv), titles, strict=True):
                 axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axes.set_title(title, color=colour, loc="center")
+                axes.set_title(title, color="#B00020" if title.endswith("✗") else "black", loc="center")
                 axes.set_axis_off()
+            figure.supxlabel(small_lines(conditions, NARROW), fontsize=SMALL, color="0.35")
 
-        made.append(picture(f"adversarial-{number}", alt, draw, height=1.5, width=NARROW))
+        made.append(picture(f"adversarial-{number}", alt, draw, height=1.8, width=NARROW))
     return made
 
 
@@ -141,7 +165,7 @@ def _mark(predicted: int, y: int) -> str:
 
 
 def _verdict(predicted: int, y: int) -> str:
-    return "right" if predicted == y else "wrong"
+    return "correct" if predicted == y else "misclassified"
 
 
 def _factor(name: str, weight: WeightReport) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, final
-
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import Final, final
 
 from art_atmc.evaluation.result import Evaluation
 from art_atmc.experiments.point import Examples, Point
 from art_atmc.experiments.recipes import RECIPES
+from art_atmc.experiments.report.damage import Epoch, check, examples, history
 from art_atmc.files.model import CompressedModel
 from art_atmc.support.statistics import Spread
 
-__all__ = ["Epoch", "LeftOut", "Line", "Result", "Size", "lines", "results"]
+__all__ = ["LeftOut", "Line", "Result", "Size", "conditions", "lines", "listed", "results"]
 
 CONDITIONS: Final[dict[str, Callable[[Point], object]]] = {
     "data": lambda point: point.data,
@@ -31,24 +27,6 @@ CONDITIONS: Final[dict[str, Callable[[Point], object]]] = {
     "number of test examples": lambda point: point.robust.n,
 }
 """What points must have in common to be compared."""
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """A row of ``history.jsonl``; the accuracies but the first are on validation data."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
-
-    epoch: int
-    loss: float
-    train_robust_accuracy: float
-    clean_accuracy: float
-    robust_accuracy: float
-    learning_rate: float
-    seconds: float
-    stage: str
-    violation: float | None = None
 
 
 @final
@@ -72,23 +50,10 @@ class Result:
         :raises ValueError: when a file is damaged, or is not of this point.
         """
         point = Point.load(folder)
-        made = cls(folder, point, _history(folder), Evaluation.load(folder / "evaluation.json"), _examples(folder))
-        made._check()
+        made = cls(folder, point, history(folder), Evaluation.load(folder / "evaluation.json"), examples(folder))
+        made.model()  # its digest covers the whole file
+        check(folder, point, made.history, made.evaluation)
         return made
-
-    def _check(self) -> None:
-        """Files of several trainings may lie in one folder when one of them was copied or cut short."""
-        self.model()  # its digest covers the whole file
-        point, evaluation = self.point, self.evaluation
-        told = {
-            "bytes of model.atmc": (point.file_bytes, (self.folder / "model.atmc").stat().st_size),
-            "clean examples": ((point.clean.correct, point.clean.n), _counts(evaluation.clean)),
-            "robust examples": ((point.robust.correct, point.robust.n), _counts(evaluation.worst_case)),
-        }
-        if (curve := point.curve) and (curve.n < 1 or not curve.eps or len(curve.eps) != len(curve.correct)):
-            raise ValueError("point.json is damaged: a security curve needs an accuracy for each radius")
-        if other := [f"{what}: {ours}, not {found}" for what, (ours, found) in told.items() if ours != found]:
-            raise ValueError(f"point.json and the files beside it disagree ({'; '.join(other)}); run this point again")
 
 
 @final
@@ -181,38 +146,25 @@ def lines(found: Iterable[Result]) -> list[Line]:
     ]
 
 
-def _history(folder: Path) -> tuple[Epoch, ...]:
-    epoch: TypeAdapter[Epoch] = TypeAdapter(Epoch)
-    rows = (folder / "history.jsonl").read_bytes().splitlines()
-    try:
-        made = tuple(epoch.validate_json(row) for row in rows)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "a row"
-        raise ValueError(f"history.jsonl is damaged: {place}: {first['msg']}") from None
-    if not made:
-        raise ValueError("history.jsonl is empty")
-    return made
+def conditions(point: Point, attack: str | None, radius: str | None = None) -> str:
+    """Under which conditions a figure of the point was measured: network, data, attack and radius.
+
+    :param attack: as text; None for no attack.
+    :param radius: as text, where it is not the study's.
+    """
+    where = f"{point.network} on {point.data}"
+    if attack is None:
+        return f"{where}; no attack"
+    return f"{where}; {attack} within {radius or f'eps {point.eps:.3g}'} (norm {point.norm})"
 
 
-def _examples(folder: Path) -> Examples | None:
-    path = folder / "examples.npz"
-    if not path.exists():
-        return None
-    if not zipfile.is_zipfile(path):
-        raise ValueError("examples.npz is damaged: it is no archive")
-    try:
-        made = Examples.load(folder)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"examples.npz is damaged: {error}") from None
-    n = len(made.x)
-    if made.x.ndim != 4 or made.x_adv.shape != made.x.shape or {len(array) for array in vars(made).values()} != {n}:
-        raise ValueError(f"examples.npz is damaged: arrays of {[array.shape for array in vars(made).values()]}")
-    return made
-
-
-def _counts(correct: NDArray[np.bool_]) -> tuple[int, int]:
-    return int(correct.sum()), len(correct)
+def listed(names: Collection[str]) -> str:
+    """
+    >>> listed(["PGD-7", "paper-7", "Square-100"])
+    'PGD-7, paper-7 and Square-100'
+    """
+    *others, last = names or ("nothing",)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _rank(point: Point) -> tuple[int, str, int, str, int, float, int]:

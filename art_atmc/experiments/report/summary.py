@@ -10,7 +10,7 @@ from typing import final
 from art_atmc.evaluation.result import Evaluation, Severity
 from art_atmc.experiments.point import Accuracy, Point
 from art_atmc.experiments.report.pictures import shown
-from art_atmc.experiments.report.results import Line, Result, Size
+from art_atmc.experiments.report.results import Line, Result, Size, listed
 
 __all__ = ["Doubt", "Row", "doubts", "headline", "rows"]
 
@@ -20,6 +20,7 @@ __all__ = ["Doubt", "Row", "doubts", "headline", "rows"]
 class Row:
     """A line of the table, as text: one size over its seeds, or one network.
 
+    :param seeds: how many; of one network the seed itself.
     :param clean: accuracy, then its interval or what it is a mean of; ``robust`` likewise.
     :param doubted: whether a self-check failed.
     """
@@ -44,7 +45,7 @@ class Row:
             recipe=label,
             density=f"{point.density:g}",
             bits=str(point.bits),
-            seeds=", ".join(str(p.seed) for p in size.points),
+            seeds=str(len(size.points)),
             epochs=str(point.epochs),
             clean=_accuracy(size, lambda p: p.clean),
             robust=_accuracy(size, lambda p: p.robust),
@@ -79,7 +80,11 @@ def rows(lines: Sequence[Line]) -> list[Row]:
 def seeds(lines: Sequence[Line]) -> list[Row]:
     """A row for each network of the sizes that have several."""
     several = [(line, size) for line in lines for size in line.sizes if len(size.results) > 1]
-    return [Row.of(Size((result,)), line.label) for line, size in several for result in size.results]
+    return [
+        dataclasses.replace(Row.of(Size((result,)), line.label), seeds=str(result.point.seed))
+        for line, size in several
+        for result in size.results
+    ]
 
 
 def doubts(found: Iterable[Result]) -> list[Doubt]:
@@ -111,7 +116,7 @@ def headline(found: Sequence[Result]) -> str:
     opening = (
         f"{_counted(len(points), f'{first.network} network')} on {first.data}, trained with "
         f"{_counted(len(numbers), 'seed')} ({', '.join(map(str, numbers))}) and tested on {first.robust.n:,} examples, "
-        f"attacked by {' and '.join(first.attacks) or 'nothing'} within eps {first.eps:.3g} (norm {first.norm})."
+        f"attacked by {listed(first.attacks)} within eps {first.eps:.3g} (norm {first.norm})."
     )
     best = shown(found)
     if best is None:
@@ -119,8 +124,8 @@ def headline(found: Sequence[Result]) -> str:
     point, kind = best.point, "with a codebook" if best.point.bits < 32 else "that is sparse"
     small = (
         f" The most robust one {kind}, {point.series} at density {point.density:g}, classifies {_share(point.clean)} "
-        f"rightly without an attack and {_share(point.robust)} under attack; its file has {point.file_bytes:,} bytes, "
-        f"1/{1 / point.file_ratio:.0f} of the dense weights' {point.dense_bytes:,}."
+        f"correctly without an attack and {_share(point.robust)} under attack; its file has {point.file_bytes:,} "
+        f"bytes, 1/{1 / point.file_ratio:.0f} of the dense weights' {point.dense_bytes:,}."
     )
     dense = max((p for p in points if p.recipe == "DA"), key=lambda p: p.robust.share, default=None)
     if dense is None:
