@@ -189,3 +189,69 @@ def test_shapes_of_factors_are_known_before_they_are_made():
     assert {name: t.shape for name, t in before.items()} == {name: t.shape for name, t in after.items()}
     assert before.dense_size == after.dense_size
     assert all(t.is_meta for t in before.values())
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+@pytest.mark.parametrize("few", [True, False])
+def test_factors_train_under_autocast_as_the_weight_does(shape, few):
+    """The weight is formed in full precision and rounded once, where the layer uses it."""
+    torch.manual_seed(0)
+    layer = nn.Linear(*shape)
+    decompose(layer)
+    with torch.no_grad():
+        square = layer.parametrizations.weight.original0 if layer.weight.shape[0] <= shape[0] else None
+        square = layer.parametrizations.weight.original1 if square is None else square
+        square[0, 1] = 0.5
+        if not few:
+            square.add_(0.1)
+    plain = recompose(copy.deepcopy(layer))
+    x = torch.randn(7, shape[0])
+    outputs = []
+    for network in (layer, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = network(x)
+        out.float().square().sum().backward()
+        outputs.append(out)
+    assert outputs[0].dtype == torch.bfloat16
+    assert torch.equal(*outputs)
+    assert torch.equal(layer.parametrizations.weight.original2.grad, plain.weight.grad)
+
+
+def test_an_optimizer_of_named_parameters_keeps_its_names():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    groups = [{"params": list(layer.named_parameters())} for layer in model]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    before = [list(group["param_names"]) for group in optimizer.param_groups]
+    decompose(model, optimizer=optimizer)
+    names = dict(model.named_parameters())
+    for group in optimizer.param_groups:
+        assert len(group["param_names"]) == len(group["params"])
+        assert all(names[n] is p for n, p in zip(group["param_names"], group["params"], strict=True) if n in names)
+        assert sum("parametrizations.weight.original" in n for n in group["param_names"]) == 3
+    optimizer.load_state_dict(optimizer.state_dict())
+    recompose(model, optimizer)
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
+    assert len(before[0]) == len(optimizer.param_groups[0]["param_names"])
+
+
+def test_training_goes_on_with_the_weights_after_recomposition():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    decompose(model, optimizer=optimizer)
+    recompose(model, optimizer)
+    before = model[0].weight.detach().clone()
+    model(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, before)
+    assert [id(p) for g in optimizer.param_groups for p in g["params"]] == [
+        id(p) for layer in model for p in (layer.weight, layer.bias)
+    ]
+
+
+def test_a_frozen_layer_gets_a_frozen_parameter_back():
+    layer = decompose(nn.Linear(3, 2))
+    layer.requires_grad_(False)
+    weight = recompose(layer).weight
+    assert isinstance(weight, nn.Parameter)
+    assert not weight.requires_grad
+    assert "weight" in dict(layer.named_parameters())

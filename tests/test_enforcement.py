@@ -150,3 +150,44 @@ def test_constraints_that_never_agree_are_named():
     with pytest.raises(RuntimeError, match=r"AllEqual\(value=1.0\)"):
         finalize(solvers)
     finalize(solvers[:1])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_gradient_scaler_leaves_the_penalty_as_it_is(kind, fused):
+    """A fused optimizer divides by the scale in its own step, after the penalty was added."""
+
+    def trained(scale):
+        model, x, y = problem()
+        model.float()
+        optimizer = kind(model.parameters(), lr=0.05, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        weights = compressible(model)
+        with enforced(optimizer, [ADMM(weights, Quantization(1), rho=0.5)]):
+            for _ in range(6):
+                optimizer.zero_grad()
+                scaler.scale(loss_of(model, x.float(), y)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        return [p.detach().clone() for p in model.parameters()]
+
+    for scaled, plain in zip(trained(1024.0), trained(None), strict=True):
+        assert torch.allclose(scaled, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_a_gradient_scaler_skips_is_not_counted(fused):
+    model, x, y = problem()
+    model.float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    solver = ProjectedGradient(compressible(model), Sparsity(0.5))
+    with enforced(optimizer, [solver]):
+        for number in range(3):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, x.float(), y)).backward()
+            if number == 0:
+                model[0].weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+            assert solver.steps == number

@@ -481,3 +481,24 @@ def test_factors_without_products_are_folded():
     with torch.no_grad():
         layer.parametrizations.weight.original1[:, 25:] = 0
     assert run_factors(layer) is layer
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_optimized_layers_run_under_autocast(dtype):
+    """Compressed rows, and blocks whose outputs are spread among the biases."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 1500))
+    with torch.no_grad():
+        model[0].weight.mul_(torch.rand_like(model[0].weight) < 0.001)
+        model[2].weight[100:].zero_()
+    small = optimized(copy.deepcopy(model))
+    assert (type(small[0]), type(small[2])) == (CompressedRows, Blocks)
+    x = torch.rand(4, 1500, requires_grad=True)
+    gradients, outputs = [], []
+    for network in (model, small):
+        with torch.autocast("cpu", dtype):
+            out = network(x)
+        outputs.append(out.float())
+        gradients += torch.autograd.grad(out.float().sum(), x)
+    assert torch.allclose(*outputs, atol=0.02)
+    assert torch.allclose(*gradients, atol=0.02)

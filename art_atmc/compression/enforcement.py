@@ -46,11 +46,14 @@ def enforced(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> Ite
                 "optimizer.step(closure) recomputes the gradients and would lose the constraints' "
                 "penalty; call backward() first and then step() without a closure"
             )
+        _unscale(optimizer)
         for solver in solvers:
             solver.add_penalty_grad_()
 
     def after(*_: Any) -> None:
         nonlocal stepped
+        if _skipped(optimizer):
+            return
         stepped = True
         for solver in solvers:
             solver.step()
@@ -100,6 +103,25 @@ def projected(solvers: Sequence[Solver]) -> Iterator[dict[str, float]]:
     finally:
         for key, tensor in tensors.items():
             tensor.copy_(before[key])
+
+
+def _unscale(optimizer: torch.optim.Optimizer) -> None:
+    """Take a ``GradScaler``'s scale out of the gradients, which it leaves to an optimizer that does so in its own step
+    (``fused=True``); a penalty that is added before would be scaled away."""
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.div_(scale.to(p.grad.device))
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def _skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused step moved nothing, because a ``GradScaler`` found infinite gradients."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def _check_trained(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> None:

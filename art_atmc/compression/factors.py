@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from art_atmc.compression.weights import Factorization, Weights, compressible, shared_names
+from art_atmc.compression.weights import Factorization, Weights, compressible, shared_names, unwrapped
+from art_atmc.support.precision import without_autocast
 
 __all__ = ["LowRankPlusSparse", "decompose", "recompose"]
 
@@ -51,11 +52,12 @@ class LowRankPlusSparse(Factorization):
         self.wide = self.rows <= self.columns
 
     def forward(self, U: Tensor, V: Tensor, C: Tensor) -> Tensor:
-        if self.wide:
-            product = V + _Product.apply(U, V)
-        else:
-            product = U + _Product.apply(V.T, U.T).T
-        return C + product.reshape(C.shape)
+        with without_autocast(C.device.type):  # W is rounded once, where a layer uses it
+            if self.wide:
+                product = V + _Product.apply(U, V)
+            else:
+                product = U + _Product.apply(V.T, U.T).T
+            return C + product.reshape(C.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         full = weight.detach().reshape(self.rows, self.columns).clone(memory_format=torch.contiguous_format)
@@ -107,11 +109,11 @@ def decompose(
     """
     weights = compressible(model, ignore)
     check_decomposable(model, weights)
-    own = dict(model.named_parameters())
+    own = dict(unwrapped(model).named_parameters())
     for name in [name for name in weights if name in own]:  # the others are factors already
         factors = decompose_weight(model, name)
         if optimizer is not None:
-            _repoint(optimizer, own[name], factors)
+            _repoint(optimizer, model, [own[name]], factors)
     return model
 
 
@@ -143,22 +145,39 @@ def check_decomposable(model: nn.Module, weights: Weights) -> None:
 def decompose_weight(model: nn.Module, name: str) -> list[nn.Parameter]:
     """Factor the one parameter ``name`` of ``model``, in place; returns U, V, C."""
     owner, _, local = name.rpartition(".")
-    layer = model.get_submodule(owner)
+    layer = unwrapped(model).get_submodule(owner)
     parametrize.register_parametrization(layer, local, LowRankPlusSparse(getattr(layer, local).shape))
     return list(layer.parametrizations[local].parameters())  # type: ignore[index, union-attr]
 
 
-def _repoint(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: Sequence[nn.Parameter]) -> None:
+def _repoint(
+    optimizer: torch.optim.Optimizer, model: nn.Module, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]
+) -> None:
     """Let the group of ``old`` train ``new``; the state kept for ``old`` (momentum) has no meaning for them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    gone = {id(p) for p in old}
     for group in optimizer.param_groups:
-        places = [i for i, p in enumerate(group["params"]) if p is old]
-        for i in places:
-            group["params"][i : i + 1] = new
-    optimizer.state.pop(old, None)
+        places = [i for i, p in enumerate(group["params"]) if id(p) in gone]
+        if not places:
+            continue
+        first = places[0]
+        for i in reversed(places):
+            del group["params"][i]
+        group["params"][first:first] = new
+        if "param_names" in group:  # of an optimizer that was made from named parameters
+            for i in reversed(places):
+                del group["param_names"][i]
+            group["param_names"][first:first] = [names[id(p)] for p in new]
+    for p in old:
+        optimizer.state.pop(p, None)
 
 
-def recompose(model: nn.Module) -> nn.Module:
+def recompose(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
     r"""Fold the factors of every decomposed layer into a plain weight :math:`W`, in place; undoes :func:`decompose`.
+
+    :param optimizer: an optimizer that trains the factors; it trains the weights from then on. One that is not handed
+        over goes on with the factors, which nothing reads any more.
+    :returns: ``model``.
 
     >>> layer = nn.Linear(3, 2)
     >>> before = layer.weight.detach().clone()
@@ -166,10 +185,17 @@ def recompose(model: nn.Module) -> nn.Module:
     (True, 'Linear')
     """
     for layer, local in decomposed(model).values():
+        factors = list(layer.parametrizations[local].parameters())  # type: ignore[index, union-attr]
         # Torch deletes the property from the layer's class, which deep copies of the layer share: give it its own.
         kind = type(layer)
         layer.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
         parametrize.remove_parametrizations(layer, local, leave_parametrized=True)
+        weight = getattr(layer, local)
+        if not isinstance(weight, nn.Parameter):  # torch leaves that of a frozen layer a plain tensor
+            delattr(layer, local)
+            layer.register_parameter(local, nn.Parameter(weight.detach(), requires_grad=False))
+        if optimizer is not None:
+            _repoint(optimizer, model, factors, [getattr(layer, local)])
     return model
 
 
@@ -177,7 +203,7 @@ def decomposed(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """The decomposed weights of ``model`` by name: the layer and its attribute."""
     return {
         f"{name}.{local}".lstrip("."): (layer, local)
-        for name, layer in model.named_modules()
+        for name, layer in unwrapped(model).named_modules()
         if parametrize.is_parametrized(layer)
         for local, form in layer.parametrizations.items()  # type: ignore[union-attr, operator]
         if isinstance(form[0], LowRankPlusSparse)

@@ -24,6 +24,7 @@ LAYERS = (
     nn.Embedding,
     nn.MultiheadAttention,
 )
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 NORMALISATION = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -110,15 +111,16 @@ def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
 
     Linear, (transposed, grouped, depthwise) convolution, embedding and attention-projection weights; in a decomposed
     model, their factors U, V and C in place of W. A parameter with two or more dimensions that is none of these would
-    stay dense unnoticed, so it is refused unless ``ignore`` names it.
+    stay dense unnoticed, so it is refused unless ``ignore`` names it. So are a complex one, and one from which a hook
+    computes the weight (``torch.nn.utils.weight_norm``, ``prune``).
 
-    :param model: any module.
+    :param model: any module; names are those inside ``DataParallel`` and the like, see :func:`unwrapped`.
     :param ignore: shell-style patterns of layer or parameter names that stay dense, such as ``"head"``, ``"stem.*"``.
     :returns: the parameters themselves (not copies) by qualified name; ``dense_size`` counts W, not the factors.
         A parameter that several layers share is listed once, under its first name.
     :raises TypeError: when ``ignore`` is a single string.
     :raises ValueError: naming at once every parameter that can't be compressed, each pattern that matches nothing,
-        or when no weight is left.
+        or when no weight is left; for lazy layers that have no shape yet, ignored or not.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     >>> sorted(compressible(model))
@@ -128,6 +130,8 @@ def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
     """
     if isinstance(ignore, str):
         raise TypeError(f"`ignore` must be a list of patterns, got the string {ignore!r}; write ignore=[{ignore!r}]")
+    model = unwrapped(model)
+    _check_initialised(model)
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     used: set[str] = set()
@@ -159,6 +163,26 @@ def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
     return Weights(tensors, dense_size)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``, under its own names.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> unwrapped(nn.DataParallel(layer)) is layer
+    True
+    """
+    inner = getattr(model, "module" if isinstance(model, PARALLEL) else "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+
+
+def _check_initialised(model: nn.Module) -> None:
+    every = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, tensor in every if nn.parameter.is_lazy(tensor)]:
+        raise ValueError(
+            f"{lazy} belong to lazy layers and have no shape yet; run one batch through the model first, and build "
+            "the optimizer afterwards"
+        )
+
+
 def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], int]]:
     """Per weight of two or more dimensions that ``layer`` itself owns: its name, its parameters, its dense size."""
     if isinstance(layer, (*NORMALISATION, parametrize.ParametrizationList)):
@@ -171,9 +195,7 @@ def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], 
         if parameters and weight.dim() > 1:
             yield local, parameters, weight.numel()
     for local, parameter in layer.named_parameters(recurse=False):
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            yield local, {local: parameter}, 0
-        elif parameter.dim() > 1 and not local.startswith("bias"):
+        if parameter.dim() > 1 and not local.startswith("bias"):
             yield local, {local: parameter}, parameter.numel()
 
 
@@ -189,8 +211,13 @@ def _matches(pattern: str, dense_name: str) -> bool:
 
 def _offence(layer: nn.Module, local: str, parameters: Mapping[str, nn.Parameter]) -> str | None:
     """Why this weight can't be compressed, with the remedy; None where it can."""
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
-        return "has no shape yet (lazy layer); run one batch through the model first"
+    if computed := _computed_from(layer, local):
+        return (
+            f"is what a hook computes `{computed}` from (torch.nn.utils.weight_norm, spectral_norm or prune); call "
+            "remove_weight_norm, remove_spectral_norm or prune.remove first or `ignore` it"
+        )
+    if any(p.is_complex() for p in parameters.values()):
+        return "is complex, and constraints hold for real weights; `ignore` it to leave it dense"
     if any(not p.requires_grad for p in parameters.values()):
         return "is frozen (requires_grad=False), so it would be cut but not retrained; unfreeze it or `ignore` it"
     form = _parametrizations(layer).get(local)
@@ -206,9 +233,15 @@ def _offence(layer: nn.Module, local: str, parameters: Mapping[str, nn.Parameter
     return None
 
 
+def _computed_from(layer: nn.Module, local: str) -> str | None:
+    """The attribute that a hook computes from parameter ``local``: ``weight`` from ``weight_orig``; None for others."""
+    plain = (name for name, value in vars(layer).items() if isinstance(value, Tensor))
+    return next((name for name in plain if local.startswith(f"{name}_")), None)
+
+
 def shared_names(model: nn.Module) -> dict[int, list[str]]:
     """The names of every parameter that stands under more than one, by identity."""
-    every = [(name, id(p)) for name, p in model.named_parameters(remove_duplicate=False)]
+    every = [(name, id(p)) for name, p in unwrapped(model).named_parameters(remove_duplicate=False)]
     counts = Counter(key for _, key in every)
     shared: dict[int, list[str]] = {}
     for name, key in every:

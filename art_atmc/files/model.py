@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.factors import LowRankPlusSparse, decompose_weight, decomposed
-from art_atmc.compression.weights import Weights, compressible
+from art_atmc.compression.weights import Weights, compressible, unwrapped
 from art_atmc.files.container import Entry, Index, check_names, read, serialized, write
 from art_atmc.files.encoding import DTYPES, EncodedTensor, decode, encode
 from art_atmc.files.manifest import Manifest, classifier_options
@@ -153,7 +153,7 @@ class CompressedModel:
         for name in set(self.index.factored) - decomposed(module).keys():
             decompose_weight(module, name)
         names = torch_names(module)
-        module.load_state_dict({names.get(name, name): values[name] for name in values})
+        unwrapped(module).load_state_dict({names.get(name, name): values[name] for name in values})
         module.eval()
         return optimized(module, self.index.positions) if optimize else module
 
@@ -275,7 +275,8 @@ def _positions(classifier: PyTorchClassifier) -> dict[str, int]:
     sample = torch.zeros(1, *classifier.input_shape, device=classifier.device, dtype=dtype)
     sizes = {name: tensor.numel() for name, tensor in plain(classifier.model).items()}
     try:
-        counts = multiply_adds(classifier.model, sample)
+        counts = multiply_adds(unwrapped(classifier.model), sample)
     except (RuntimeError, TypeError, ValueError, IndexError):
         return {}  # a network that takes no such input, as of words; its report counts no multiply-adds
-    return {name: count.dense // sizes[name] for name, count in counts.items()}
+    # What another parametrization or a hook computes is no tensor of the file, and an empty weight has no product.
+    return {name: count.dense // sizes[name] for name, count in counts.items() if sizes.get(name)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from art_atmc.compression.factors import LowRankPlusSparse, decomposed
+from art_atmc.compression.weights import unwrapped
 from art_atmc.files.container import Index
 
 __all__ = ["differences", "plain", "stored", "tied", "torch_names"]
@@ -23,7 +24,7 @@ def torch_names(model: nn.Module) -> dict[str, str]:
 
 def stored(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, factors under the names that constraints know."""
-    state = model.state_dict(keep_vars=True)
+    state = unwrapped(model).state_dict(keep_vars=True)
     if strangers := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{strangers} in the state dict are no tensors, and nothing else can be stored")
     ours = {torch_name: name for name, torch_name in torch_names(model).items()}

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
+from art_atmc.support.precision import autocasting, without_autocast
+
 __all__ = ["Block", "Blocks", "CompressedRows", "Layer"]
 
 Layer: TypeAlias = nn.Linear | nn.Conv2d
@@ -89,7 +91,7 @@ class _Part(nn.Module):
         """All outputs: those of this block, and ``rest``, one number for each output, elsewhere."""
         shape = list(y.shape)
         shape[self.axis] = len(rest)
-        everywhere = rest.reshape(-1, *[1] * (-1 - self.axis)).expand(shape)
+        everywhere = rest.to(y.dtype).reshape(-1, *[1] * (-1 - self.axis)).expand(shape)
         return everywhere.clone(memory_format=torch.contiguous_format).index_copy_(self.axis, self.outputs, y)
 
 
@@ -139,10 +141,13 @@ class CompressedRows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *batch, n = x.shape
         flat = x.reshape(-1, n)
-        if torch.is_grad_enabled() and x.requires_grad:
-            y: Tensor = _Product.apply(flat, self.W, self.W_T)  # type: ignore[no-untyped-call]
-        else:
-            y = self.W.times(flat)  # a fifth of a small layer's time less
+        if autocasting(x.device.type):  # compressed rows multiply in their own precision only
+            flat = flat.to(self.W.values.dtype)
+        with without_autocast(x.device.type):
+            if torch.is_grad_enabled() and x.requires_grad:
+                y: Tensor = _Product.apply(flat, self.W, self.W_T)  # type: ignore[no-untyped-call]
+            else:
+                y = self.W.times(flat)  # a fifth of a small layer's time less
         y = y.reshape(*batch, self.W.shape[0])
         return y if self.bias is None else y + self.bias
 

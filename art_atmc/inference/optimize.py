@@ -212,6 +212,8 @@ def _plans(layer: Layer, call: int) -> Iterator[_Plan]:
     """Ways to run ``layer`` with what each costs, in multiply-adds at one output position."""
     weight = layer.weight.detach()
     yield _Plan(weight.numel(), lambda: None)
+    if not weight.numel():
+        return
     for blocks in ([_occupied(weight)], _factor_blocks(layer)):
         if blocks:
             moved, calls = _moves(layer, blocks)
