@@ -68,7 +68,7 @@ def test_it_is_found_by_its_name_and_its_repr():
 
 
 def test_the_documentation_shows_the_file_as_it_is():
-    walk = PAGE.read_text().split("\n## ")[1]
+    walk = PAGE.read_text().split("\n## The file, line by line")[1].split("\n## ")[0]
     blocks = re.findall(r"^```python\n(.*?)^```$", walk, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 3
     assert "\n\n".join(blocks) == Path(art_atmc_ternary.__file__).read_text()
