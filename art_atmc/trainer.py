@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import numpy as np
@@ -17,15 +18,19 @@ from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.enforcement import enforced, projected
 from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
-from art_atmc.compression.schedule import Tightening
+from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solvers import Solver, SolverFactory, default_solver
-from art_atmc.compression.weights import compressible
+from art_atmc.compression.weights import Weights, compressible, empty_layers
 from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
+from art_atmc.training.callbacks import Callback
 from art_atmc.training.loop import ObjectiveTrainer, check_classifier
 from art_atmc.training.objectives import Adversarial, Objective
+from art_atmc.training.run import Run
 
 __all__ = ["ATMCTrainer"]
+
+ENOUGH_STEPS = 200  # after which a network that learns at all has left the loss of guessing
 
 
 @final
@@ -36,7 +41,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
               \qquad \theta = \{U_l, V_l, C_l\}, \quad W_l = (I + U_l) V_l + C_l
 
     Fitting factors the classifier's weights in place, points its optimizer at the factors, trains with the constraints
-    enforced after every step, and ends on weights that obey all of them exactly.
+    enforced after every step, and ends on weights that obey all of them exactly. A second fit goes on from there, with
+    the constraints in full from its first step.
 
     :param classifier: an ART ``PyTorchClassifier`` with an optimizer. It is trained in place, as by ART's trainers.
     :param attack: an ART evasion attack, one of our adversaries, or an objective built on one; not needed with
@@ -49,6 +55,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param factored: train W = (I + U)V + C; with False the weights themselves. What factors gain at which density was
         measured, see the method page.
     :param solver: builds the solver of a constraint from (weights, constraint, ramp).
+    :param callbacks: of our loop, see :class:`art_atmc.training.Callback`.
     :param seed: of our loop, see :class:`~art_atmc.ObjectiveTrainer`.
     :param verbose: show our loop's progress bars.
     :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
@@ -67,6 +74,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         ignore: Sequence[str] = (),
         factored: bool = True,
         solver: SolverFactory = default_solver,
+        callbacks: Sequence[Callback] = (),
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
@@ -77,7 +85,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             raise TypeError("give either an `attack`, which our loop trains against, or a `trainer` that has its own")
         if trainer is None:
             objective = attack if isinstance(attack, Objective) else Adversarial(attack)
-            trainer = ObjectiveTrainer(classifier, objective, seed=seed, verbose=verbose)
+            trainer = ObjectiveTrainer(classifier, objective, callbacks=callbacks, seed=seed, verbose=verbose)
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
             raise TypeError(
                 "`trainer` must be an ART trainer round the same classifier object, got "
@@ -126,12 +134,23 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         """
         if validation_data is not None:
             kwargs["validation_data"] = validation_data
-        with self._compressing(nb_epochs * -(-len(x) // max(batch_size, 1))):
+        with self._compressing(nb_epochs * -(-_count(x) // max(batch_size, 1))):
             self.trainer.fit(x, y, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
-        """Train on a torch ``DataLoader`` or an ART ``DataGenerator``; see :meth:`fit`."""
-        batches = len(generator) if hasattr(generator, "__len__") else -(-generator.size // generator.batch_size)
+        """Train on a torch ``DataLoader`` or an ART ``DataGenerator``; see :meth:`fit`.
+
+        :raises ValueError: for a loader without a length and without ``steps_per_epoch``, which the schedule needs.
+        """
+        try:
+            batches = kwargs.get("steps_per_epoch") or (
+                len(generator) if hasattr(generator, "__len__") else -(-generator.size // generator.batch_size)
+            )
+        except TypeError:
+            raise ValueError(
+                "the loader has no length, which the schedule of the constraints needs; give steps_per_epoch=, the "
+                "batches that count as an epoch"
+            ) from None
         with self._compressing(nb_epochs * batches):
             self.trainer.fit_generator(generator, nb_epochs=nb_epochs, **kwargs)
 
@@ -172,11 +191,13 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 decompose(proxy.model, self.ignore, proxy.optimizer)
         weights = compressible(classifier.model, self.ignore)
         ramps = self.schedule.support_ramp(steps), self.schedule.codebook_ramp(steps)
+        if self._robust is not None:  # a second fit goes on: loosened constraints would undo the first
+            ramps = Ramp(), Ramp()
         self.solvers = [self._solver(weights, c, ramps[c.coded]) for c in self.constraints]
         with contextlib.ExitStack() as stack:
             stack.enter_context(enforced(optimizer, self.solvers))
             if isinstance(self.trainer, ObjectiveTrainer):
-                stack.enter_context(self.trainer.shipping(functools.partial(projected, self.solvers)))
+                stack.enter_context(self.trainer.watched(_Shipped(self.solvers)))
             yield
             if classifier.optimizer is not optimizer:
                 raise RuntimeError(
@@ -184,6 +205,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                     "constraints were not enforced to the end; use another trainer"
                 )
         self._warn_of_short_run()
+        self._warn_of_dead_layers(weights)
         classifier.model.eval()
         self._robust = CompressedClassifier.of(classifier)
 
@@ -194,6 +216,48 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 "give fit() the trainer's own nb_epochs and batch_size",
                 stacklevel=4,
             )
+
+    def _warn_of_dead_layers(self, weights: Weights) -> None:
+        if dead := empty_layers(weights):
+            warnings.warn(
+                f"no weight is left in {', '.join(dead)}, so nothing of the input passes there: raise the density, or "
+                "`ignore` these layers",
+                stacklevel=4,
+            )
+        losses = [row["loss"] for row in self.history if "loss" in row]
+        long = any(solver.steps >= ENOUGH_STEPS for solver in self.solvers)
+        if long and losses and min(losses) > 0.95 * math.log(self._classifier.nb_classes):
+            warnings.warn(
+                f"the loss never left ln({self._classifier.nb_classes}), that of guessing: the network learned "
+                "nothing. Begin to tighten later, as schedule=Tightening(support=(0.5, 0.85), codebook=0.85), train "
+                "for more epochs, or at another learning rate",
+                stacklevel=4,
+            )
+
+
+@final
+class _Shipped(Callback):
+    """Validates the weights as they would be shipped, on all constraints; keeps the solvers' state."""
+
+    def __init__(self, solvers: Sequence[Solver]) -> None:
+        self.solvers = solvers
+
+    def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
+        return projected(self.solvers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"solvers": [solver.state_dict() for solver in self.solvers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for solver, held in zip(self.solvers, state["solvers"], strict=True):
+            solver.load_state_dict(held)
+
+
+def _count(x: Any) -> int:
+    try:
+        return len(x)
+    except TypeError:
+        raise TypeError(f"`x` must be an array, got a {type(x).__name__}; give loaders to fit_generator()") from None
 
 
 def _constraints(given: Sequence[Constraint | str]) -> tuple[Constraint, ...]:

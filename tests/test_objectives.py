@@ -103,3 +103,25 @@ def test_what_is_no_attack_is_refused(objective, make_classifier):
     targeted = ProjectedGradientDescent(make_classifier(), eps=0.1, targeted=True, verbose=False)
     with pytest.raises(ValueError, match="untargeted"):
         objective(targeted)
+
+
+def test_trades_survives_a_saturated_softmax_and_impossible_classes(problem, batch):
+    """A probability of 0, from a gap of logits above 104 or a logit of minus infinity, has no infinite gradient."""
+    x, y = batch
+
+    class Saturated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(500.0))
+
+        def forward(self, x):
+            logits = self.scale * x.flatten(1)[:, 10:20]
+            return torch.cat([logits[:, :9], torch.full_like(logits[:, :1], -torch.inf)], dim=1)
+
+    network = Saturated()
+    for rows in (slice(0, 20), slice(0, 1)):
+        chosen = x[rows], y[rows].clamp(max=8)
+        loss = TRADES(ATTACK)(Problem(network, clip_values=(0, 1)), *chosen).loss
+        (gradient,) = torch.autograd.grad(loss, network.scale)
+        assert loss.isfinite()
+        assert gradient.isfinite()

@@ -20,9 +20,10 @@ from art.defences.trainer import (
 from art.estimators.classification import PyTorchClassifier
 from sklearn.exceptions import NotFittedError
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from art_atmc import (
+    ADMM,
     PGD,
     TRADES,
     Adversarial,
@@ -31,13 +32,16 @@ from art_atmc import (
     Constraint,
     ObjectiveTrainer,
     Quantization,
+    Ramp,
     Sparsity,
     Tightening,
     compressible,
     decompose,
     recompose,
 )
+from art_atmc.compression import default_solver
 from art_atmc.compression.factors import decomposed
+from art_atmc.training import Callback
 
 CONSTRAINTS = [Sparsity(density=0.2), Quantization(bits=3)]
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
@@ -354,7 +358,10 @@ def test_trainers_that_escape_enforcement_are_refused(make_classifier, digits, d
 def test_a_run_shorter_than_its_schedule_warns_and_still_obeys(make_classifier, digits):
     classifier = make_classifier()
     trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=Misbehaving(classifier, step))
-    with pytest.warns(UserWarning, match="made only 1 steps"):
+    with (
+        pytest.warns(UserWarning, match="made only 1 steps"),
+        pytest.warns(UserWarning, match=r"no weight is left in conv\.weight"),
+    ):
         trainer.fit(*digits, nb_epochs=1)
     assert_obeys(trainer.get_classifier().model)
 
@@ -408,3 +415,84 @@ def test_constraints_may_be_given_by_name(make_classifier):
         ATMCTrainer(make_classifier(), PGD(0.1, 0.05, 1), ["sparseness:density=0.1"])
     with pytest.raises(TypeError, match="write constraints="):
         ATMCTrainer(make_classifier(), PGD(0.1, 0.05, 1), "sparsity:density=0.1")
+
+
+def test_a_second_fit_goes_on_with_the_constraints_in_full(make_classifier, digits):
+    """The density began again at 1, and the better network of the first fit was lost."""
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, verbose=False)
+    x, y = digits
+    held_out = x[1400:], y[1400:]
+    trainer.fit(x[:1400], y[:1400], validation_data=held_out, nb_epochs=6, batch_size=64)
+    best = max(row["robust_accuracy"] for row in trainer.history)
+    kept = (trainer.predict(x[1400:]).argmax(1) == y[1400:]).mean()
+    for group in trainer.classifier.optimizer.param_groups:
+        group["lr"] = 5.0  # ruins the network
+    trainer.fit(x[:300], y[:300], validation_data=held_out, nb_epochs=1, batch_size=64)
+    assert trainer.solvers[0].ramp == Ramp(0, 0)
+    assert trainer.history[-1]["robust_accuracy"] < best
+    assert (trainer.predict(x[1400:]).argmax(1) == y[1400:]).mean() == kept
+    assert_obeys(trainer.get_classifier().model)
+
+
+class StateAt(Callback):
+    """Takes the state of the run after a number of steps, or puts such a state into a new run."""
+
+    def __init__(self, at=None, state=None):
+        self.at, self.state = at, state
+
+    def on_train_start(self, run):
+        if self.at is None:
+            run.load_state_dict(self.state)
+
+    def on_batch_end(self, run):
+        if run.step == self.at:
+            self.state = run.snapshot()
+
+
+@pytest.mark.parametrize("at", [2, 5, 10, 14])
+@pytest.mark.parametrize("factored", [True, False])
+def test_a_compressing_run_goes_on_to_the_same_bits(make_classifier, digits, at, factored):
+    """Factors, copies, duals, ramps and the best epoch are part of the state."""
+
+    def run(callback):
+        classifier = make_classifier()
+        trainer = ATMCTrainer(
+            classifier, ATTACK, CONSTRAINTS, factored=factored, callbacks=[callback], verbose=False,
+            solver=lambda w, c, ramp: ADMM(w, c, every=2, ramp=ramp) if c.coded else default_solver(w, c, ramp),
+        )  # fmt: skip
+        x, y = digits
+        trainer.fit(x[:200], y[:200], validation_data=(x[1500:1550], y[1500:1550]), nb_epochs=4, batch_size=50)
+        return trainer
+
+    kept = StateAt(at)
+    whole, resumed = run(kept), run(StateAt(state=kept.state))
+    for a, b in zip(whole.classifier.model.parameters(), resumed.classifier.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_layer_without_weights_is_named(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, [Sparsity(0.002)], verbose=False)
+    with pytest.warns(UserWarning, match="no weight is left in"):
+        trainer.fit(digits[0][:128], digits[1][:128], nb_epochs=2, batch_size=32)
+
+
+def test_a_network_that_learns_nothing_is_noticed(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, [Sparsity(0.5)], verbose=False)
+    for group in trainer.classifier.optimizer.param_groups:
+        group["lr"] = 1e-9
+    with pytest.warns(UserWarning, match=r"never left ln\(10\)"):
+        trainer.fit(digits[0][:500], digits[1][:500], nb_epochs=4, batch_size=8)
+
+
+def test_a_loader_without_length_needs_to_say_what_an_epoch_is(make_classifier, digits):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(torch.from_numpy(digits[0][:96]), digits[1][:96].tolist(), strict=True))
+
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, verbose=False)
+    loader = DataLoader(Stream(), batch_size=32)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        trainer.fit_generator(loader, nb_epochs=2)
+    trainer.fit_generator(loader, nb_epochs=2, steps_per_epoch=3)
+    assert trainer.solvers[0].steps == 6
+    assert_obeys(trainer.get_classifier().model)

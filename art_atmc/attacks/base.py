@@ -10,7 +10,10 @@ answered alike. Afterwards every submodule has its own mode again.
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
@@ -22,7 +25,7 @@ from art_atmc.classifiers.modes import evaluating
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Adversary", "ClipValues", "Loss", "Motion", "Problem", "Rows"]
+__all__ = ["Adversary", "ClipValues", "Loss", "Motion", "Problem", "Rows", "weighted"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits, y) -> scalar."""
@@ -73,6 +76,7 @@ class Problem:
     :param generator: source of all randomness, owned by the caller; torch's global one when None.
     :param classifier: the ART classifier that the network is made of, where there is one.
     :param rows: which training examples the batch holds; None where that is not known.
+    :param weights: (N,) of the batch's examples in the loss; None for equal ones.
 
     >>> problem = Problem(nn.Linear(1, 2), clip_values=(0, 1))
     >>> problem.maximising(nn.functional.multi_margin_loss).clip_values
@@ -85,6 +89,7 @@ class Problem:
     generator: torch.Generator | None = None
     classifier: Any = None
     rows: Rows | None = None
+    weights: Tensor | None = None
     resolved: dict[int, tuple[Any, Adversary]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -101,9 +106,40 @@ class Problem:
         """The same with another loss."""
         return dataclasses.replace(self, loss=loss)
 
-    def at(self, rows: Rows | None) -> Problem:
-        """The same for a batch of these examples."""
-        return dataclasses.replace(self, rows=rows)
+    def at(self, rows: Rows | None, weights: Tensor | None = None) -> Problem:
+        """The same for a batch of these examples; with weights the loss is their weighted mean."""
+        loss = self.loss if weights is None else weighted(self.loss, weights)
+        return dataclasses.replace(self, loss=loss, rows=rows, weights=weights)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of one value an example, by their weights."""
+        return values.mean() if self.weights is None else (self.weights * values).sum() / self.weights.sum()
+
+
+def weighted(loss: Loss, weights: Tensor) -> Loss:
+    r"""A mean loss with weights, :math:`\sum_i w_i \ell_i / \sum_i w_i`.
+
+    :param loss: a torch loss module that is a mean over the batch, or a function with a ``reduction``.
+    :raises TypeError: for any other loss.
+
+    >>> loss = weighted(nn.CrossEntropyLoss(), torch.tensor([1.0, 0.0]))
+    >>> logits = torch.tensor([[0.0, 0.0], [0.0, 9.0]])
+    >>> bool(loss(logits, torch.tensor([0, 0])) == nn.functional.cross_entropy(logits[:1], torch.tensor([0])))
+    True
+    """
+    if isinstance(loss, nn.Module) and getattr(loss, "reduction", None) == "mean":
+        each: Any = copy.copy(loss)
+        each.reduction = "none"
+    elif not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
+        function: Any = loss
+        each = functools.partial(function, reduction="none")
+    else:
+        raise TypeError(
+            f"examples can't be weighted in the loss {loss!r}; give one of torch's losses with reduction='mean', such "
+            "as torch.nn.CrossEntropyLoss()"
+        )
+    total = weights.sum()
+    return lambda logits, y: (weights * each(logits, y).reshape(len(weights), -1).mean(dim=1)).sum() / total
 
 
 class Adversary(abc.ABC):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["Factorization", "Weights", "compressible"]
+__all__ = ["Factorization", "Weights", "compressible", "empty_layers"]
 
 LAYERS = (
     nn.Linear,
@@ -181,6 +181,28 @@ def _check_initialised(model: nn.Module) -> None:
             f"{lazy} belong to lazy layers and have no shape yet; run one batch through the model first, and build "
             "the optimizer afterwards"
         )
+
+
+def empty_layers(weights: Weights) -> list[str]:
+    """The weights of which every entry is zero, those of factors by the name of the weight that they form.
+
+    >>> empty_layers(Weights({"a.weight": torch.zeros(2, 2), "b.weight": torch.ones(2, 2)}))
+    ['a.weight']
+    """
+    # W = (I + U) V + C vanishes with V and C where U is square, W = U (I + V) + C with U and C.
+    whole: dict[str, list[Tensor]] = {}
+    for name, tensor in weights.items():
+        owner, _, factor = name.rpartition(".")
+        whole.setdefault(owner if factor in ("U", "V", "C") else name, []).append(tensor)
+    return [name for name, parts in whole.items() if not any(part.count_nonzero() for part in _carrying(parts))]
+
+
+def _carrying(parts: list[Tensor]) -> list[Tensor]:
+    """Of the factors of a weight those whose entries do not count unless others are there: all but the square one."""
+    if len(parts) != 3:
+        return parts
+    U, V, C = parts
+    return [V, C] if C.shape[0] <= C[0].numel() else [U, C]
 
 
 def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], int]]:

@@ -1,11 +1,14 @@
-"""Objectives, data on its way into training, and the loop."""
+"""Objectives, data on its way into training, learning rates, callbacks, and the loop."""
 
 from __future__ import annotations
 
 from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and_flip
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
-from art_atmc.training.loop import ObjectiveTrainer, Scheduler, accuracy
+from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
+from art_atmc.training.loop import ObjectiveTrainer, accuracy
 from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
+from art_atmc.training.rates import Constant, Cosine, Hold, OneCycle, PerStep, Rate, Scheduler
+from art_atmc.training.run import Run
 
 __all__ = [
     "TRADES",
@@ -14,12 +17,23 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Batches",
+    "BestEpoch",
+    "Callback",
+    "Constant",
+    "Cosine",
     "CropAndFlip",
     "GeneratedBatches",
+    "Hold",
+    "LogLines",
     "Natural",
     "Objective",
     "ObjectiveTrainer",
+    "OneCycle",
     "Outcome",
+    "PerStep",
+    "ProgressBars",
+    "Rate",
+    "Run",
     "Scheduler",
     "ShiftAndMirror",
     "accuracy",

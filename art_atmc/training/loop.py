@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias, final
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from art_atmc.attacks.art import perturb
-from art_atmc.attacks.base import Adversary, Problem
+from art_atmc.attacks.base import Adversary, Problem, weighted
 from art_atmc.classifiers.inputs import arrays
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.network import Network
 from art_atmc.support.randomness import draw_seed, isolated_randomness
-from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches
+from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack
+from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
 from art_atmc.training.objectives import Objective
+from art_atmc.training.rates import AnyRate, Hold, Pace
+from art_atmc.training.run import Run
 
-__all__ = ["ObjectiveTrainer", "Scheduler", "accuracy"]
+__all__ = ["ObjectiveTrainer", "accuracy"]
 
 logger = logging.getLogger(__name__)
 
-Arrays: TypeAlias = tuple[np.ndarray, np.ndarray]
-Shipped: TypeAlias = Callable[[], AbstractContextManager[Mapping[str, float]]]
+Data: TypeAlias = "tuple[np.ndarray, np.ndarray] | Any"
+"""(x, y), or a loader of such batches."""
 
-
-class Scheduler(Protocol):
-    """Any torch learning-rate scheduler, stepped once an epoch."""
-
-    def step(self, *args: Any) -> None: ...
+CHECKED_EVERY = 50  # steps between two looks at whether the loss is finite: each makes a device wait
 
 
 @final
@@ -53,186 +53,266 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     update them, dropout is off. So the attack finds the weakness of the network that will be deployed, and the running
     statistics are those of the examples that are trained on. The loss is then taken in training mode.
 
+    A second fit goes on from where the first one ended: the weights as they are then are its first candidate.
+
     :param classifier: an ART ``PyTorchClassifier`` with an optimizer; trained in place.
     :param objective: what to minimise, such as :class:`~art_atmc.Adversarial` or :class:`~art_atmc.TRADES`.
+    :param callbacks: what watches the fit or acts at its seams, see :class:`art_atmc.training.Callback`.
     :param seed: of everything random here: order of the data, random starts, and the global generators (dropout, ART's
         own attacks), which are set aside during a fit and put back afterwards.
-    :param verbose: show progress bars.
-    :raises ValueError: when the classifier has no optimizer.
+    :param verbose: show progress bars, or one line an epoch where there is no terminal.
+    :raises ValueError: when the classifier has no optimizer, or one that needs a closure.
     :raises TypeError: when it is no ``PyTorchClassifier``, or the objective is none of ours.
 
     ``history`` holds one dictionary an epoch: ``epoch, loss, train_robust_accuracy, clean_accuracy, robust_accuracy,
     learning_rate, seconds``, accuracies in [0, 1], the middle two on validation data when there is some.
     """
 
-    def __init__(self, classifier: Any, objective: Objective, *, seed: int = 0, verbose: bool = True) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        objective: Objective,
+        *,
+        callbacks: Sequence[Callback] = (),
+        seed: int = 0,
+        verbose: bool = True,
+    ) -> None:
         check_classifier(classifier)
         if not isinstance(objective, Objective):
             raise TypeError(
                 f"`objective` must be an Objective such as Adversarial(attack), got "
                 f"{type(objective).__name__}; wrap an attack as Adversarial(attack)"
             )
+        if strangers := [type(c).__name__ for c in callbacks if not isinstance(c, Callback)]:
+            raise TypeError(f"`callbacks` must hold objects of art_atmc.training.Callback, got {strangers}")
         super().__init__(classifier)
         self.objective = objective
+        self.callbacks = list(callbacks)
         self.verbose = verbose
         self.history: list[dict[str, float]] = []
         self._generator = torch.Generator().manual_seed(seed)
-        self._shipped: Shipped = lambda: contextlib.nullcontext({})
 
     def fit(
         self,
         x: np.ndarray,
         y: np.ndarray,
-        validation_data: Arrays | None = None,
+        validation_data: Data | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
-        scheduler: Scheduler | None = None,
+        scheduler: AnyRate | None = Hold(),  # noqa: B008
         augmentation: Augmentation | None = None,
+        sample_weight: np.ndarray | None = None,
         **kwargs: Any,
     ) -> None:
         """Train on arrays.
 
         :param x: inputs, shape (n, \\*input_shape), within the classifier's clip values.
         :param y: labels, indices (n,) or one-hot (n, classes).
-        :param validation_data: (x, y) on which the best epoch is chosen; without it the last one is kept.
-        :param batch_size: examples a step; the last, smaller batch is kept.
+        :param validation_data: (x, y), or a loader of such batches, on which the best epoch is chosen; without it the
+            last one is kept.
+        :param batch_size: examples a step; the last, smaller batch is kept, and joins the one before it where it is a
+            single example.
         :param nb_epochs: passes over the data.
-        :param scheduler: any torch scheduler; stepped once an epoch, with the validation robust accuracy (or the loss)
-            where it asks for a metric.
+        :param scheduler: the learning rate over the run: a shape of it (:mod:`art_atmc.training.rates`), any torch
+            scheduler, or None for a constant rate. Torch's are stepped once an epoch, with the validation robust
+            accuracy (or the loss) where they ask for a metric; ``OneCycleLR``, ``CyclicLR`` and what is wrapped as
+            ``PerStep`` after each step.
         :param augmentation: changes the inputs of each training batch at random before the attack, such as
-            :func:`art_atmc.training.augmentation.crop_and_flip`.
+            :func:`art_atmc.training.crop_and_flip`.
+        :param sample_weight: (n,) of the examples in the loss.
         :raises ValueError: for shapes, labels or values that don't fit, before anything is trained.
-        :raises FloatingPointError: when the loss is no longer finite; the weights are then the last good ones.
+        :raises FloatingPointError: when the loss is no longer finite; weights, optimizer and all else are then as they
+            were before the epoch.
         :raises TypeError: for arguments that are not known.
         """
         refuse_unknown(kwargs)
-        batches = ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size, augmentation)
+        if hasattr(x, "__iter__") and not hasattr(x, "shape") and not isinstance(x, list | tuple):
+            raise TypeError(f"`x` must be an array, got a {type(x).__name__}; give loaders to fit_generator()")
+        weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight, np.float32))
+        if weights is not None:
+            weighted(self._classifier.loss, weights)  # refuses a loss that takes none
+        batches = ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size, augmentation, weights)
         self._train(batches, validation_data, nb_epochs, scheduler)
 
     def fit_generator(
         self,
         generator: Any,
         nb_epochs: int = 20,
-        validation_data: Arrays | None = None,
-        scheduler: Scheduler | None = None,
+        validation_data: Data | None = None,
+        scheduler: AnyRate | None = Hold(),  # noqa: B008
+        unpack: Unpack | None = None,
+        steps_per_epoch: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train on a torch ``DataLoader`` or an ART ``DataGenerator`` of batches (x, y); see :meth:`fit`."""
+        """Train on a torch ``DataLoader`` or an ART ``DataGenerator`` of batches (x, y); see :meth:`fit`.
+
+        :param unpack: makes the pair (x, y) of what the loader yields, such as ``lambda batch: (batch["image"],
+            batch["label"])``.
+        :param steps_per_epoch: batches that count as an epoch, for a loader without a length.
+        """
         refuse_unknown(kwargs)
-        self._train(GeneratedBatches(self._classifier, generator), validation_data, nb_epochs, scheduler)
+        batches = GeneratedBatches(self._classifier, generator, unpack, steps_per_epoch)
+        self._train(batches, validation_data, nb_epochs, scheduler, unpack)
 
     def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
         """The classifier's outputs, shape (n, classes)."""
         return self._classifier.predict(x, **kwargs)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def shipping(self, shipped: Shipped) -> Iterator[None]:
-        """For fits in this block: validate, and choose the best weights, within ``shipped()``, which turns the weights
-        into what would be shipped and yields figures for the history."""
-        before, self._shipped = self._shipped, shipped
+    def watched(self, *callbacks: Callback) -> Iterator[None]:
+        """Fits in this block have these callbacks too, after the trainer's own."""
+        before = self.callbacks
+        self.callbacks = [*before, *callbacks]
         try:
             yield
         finally:
-            self._shipped = before
+            self.callbacks = before
 
     def _train(
-        self, batches: Batches, validation_data: Arrays | None, nb_epochs: int, scheduler: Scheduler | None
+        self,
+        batches: Batches,
+        validation_data: Data | None,
+        nb_epochs: int,
+        scheduler: AnyRate | None,
+        unpack: Unpack | None = None,
     ) -> None:
         if nb_epochs < 1:
             raise ValueError(f"`nb_epochs` must be at least 1, got {nb_epochs}")
-        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-            raise TypeError(f"`scheduler` must have a method step(), got {type(scheduler).__name__}")
-        validation = None
-        if validation_data is not None:
-            validation = ArrayBatches(*arrays(self._classifier, *validation_data, "validation"), 256)
-        model, device = self._classifier.model, self._classifier.device
-        network = Network(self._classifier, batches.sample().to(device))
-        best: tuple[tuple[float, float], dict[str, Tensor]] | None = None
-        epochs = tqdm(range(nb_epochs), desc="Epochs", disable=not self.verbose)
-        for _ in epochs:
-            good = _snapshot(model)
-            started = time.perf_counter()
-            try:
-                # Seeded anew each epoch, so that our one generator is all the random state between epochs.
-                with isolated_randomness(draw_seed(self._generator)):
-                    row = self._epoch(network, batches)
-                    with self._shipped() as figures:
-                        row |= figures
-                        if validation is not None:
-                            row |= self._validate(network, validation)
-                            rank = row["robust_accuracy"], row["clean_accuracy"]
-                            if best is None or rank > best[0]:
-                                best = rank, _snapshot(model)
-            except FloatingPointError:
-                model.load_state_dict(good)
-                raise
-            row["learning_rate"] = self._classifier.optimizer.param_groups[0]["lr"]
-            row["seconds"] = time.perf_counter() - started
-            self.history.append({"epoch": len(self.history) + 1, **row})
-            _advance(scheduler, row)
-            epochs.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "robust_accuracy") if key in row})
-            logger.info("epoch %s", self.history[-1])
-        if best is not None:
-            model.load_state_dict(best[1])
-        model.eval()
-
-    def _epoch(self, network: Network, batches: Batches) -> dict[str, float]:
-        device = self._classifier.device
-        problem = Problem.of(self._classifier, network, _generator(device, draw_seed(self._generator)))
-        total = correct = seen = 0.0
-        bar = tqdm(
-            batches.epoch(self._generator), total=len(batches), desc="Batches", leave=False, disable=not self.verbose
+        classifier, device = self._classifier, self._classifier.device
+        validation = _validation(classifier, validation_data, unpack)
+        steps = None if batches.number is None else nb_epochs * batches.number
+        pace = Pace(scheduler, classifier.optimizer, nb_epochs, steps)
+        with isolated_randomness(0):  # a loader draws from the global generators when it is asked
+            sample = batches.sample()
+        _check_radius(self.objective.attack, sample, classifier.clip_values)
+        run = Run(
+            classifier,
+            self.objective,
+            pace,
+            self._generator,
+            torch.Generator(device),
+            [*self.callbacks, BestEpoch(), LogLines(), *([ProgressBars()] if self.verbose else [])],
+            self.history,
+            nb_epochs,
+            batches.number,
+            sums=torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
         )
-        for number, batch in enumerate(bar, start=1):
-            x, y = batch.x.to(device), batch.y.to(device)
+        problem = Problem.of(classifier, Network(classifier, sample.to(device)), run.starts)
+        try:
+            for callback in run.callbacks:
+                callback.on_train_start(run)
+            if self.history and not run.step:  # a second fit: what is there already is a candidate
+                self._validate(run, problem, validation)
+            while run.epoch < nb_epochs and run.stopped is None:
+                self._guarded_epoch(run, problem, batches, validation)
+            for callback in run.callbacks:
+                callback.on_train_end(run)
+            pace.finish()
+            classifier.model.eval()
+        finally:
+            for callback in run.callbacks:
+                callback.close()
+
+    def _guarded_epoch(self, run: Run, problem: Problem, batches: Batches, validation: Batches | None) -> None:
+        """One epoch; where a number is no longer finite, all is put back to what it was before."""
+        good = run.snapshot()
+        started = time.perf_counter()
+        try:
+            run.begin_epoch()
+            # Seeded again each epoch, so that our one generator is all the random state between epochs.
+            with isolated_randomness(draw_seed(run.generator)):
+                row = self._epoch(run, problem, batches)
+                row |= self._validate(run, problem, validation)
+        except FloatingPointError:
+            run.load_state_dict(good)
+            raise
+        row["learning_rate"] = self._classifier.optimizer.param_groups[0]["lr"]
+        row["seconds"] = time.perf_counter() - started
+        run.epoch, run.batch = run.epoch + 1, 0
+        self.history.append({"epoch": len(self.history) + 1, **row})
+        run.pace.after_epoch(row)
+        for callback in run.callbacks:
+            callback.on_epoch_end(run, self.history[-1])
+
+    def _epoch(self, run: Run, problem: Problem, batches: Batches) -> dict[str, float]:
+        run.starts.manual_seed(draw_seed(run.generator))
+        stream = batches.epoch(run.generator)
+        for _ in itertools.islice(stream, run.batch):  # a run that goes on within the epoch
+            pass
+        run.reach_position()
+        for callback in run.callbacks:
+            callback.on_epoch_start(run)
+        for batch in stream:
+            x, y = batch.x.to(problem.classifier.device), batch.y.to(problem.classifier.device)
+            weights = None if batch.weights is None else batch.weights.to(x)
             try:
-                loss, hits = self._step(problem.at(batch.rows), x, y)
+                self._step(run, problem.at(batch.rows, weights), x, y)
+                if run.step % CHECKED_EVERY == 0:
+                    self._require_finite(run)
             except FloatingPointError as error:
                 raise FloatingPointError(
-                    f"epoch {len(self.history) + 1}, batch {number}: {error}. "
-                    "The weights are those from before this epoch"
+                    f"epoch {len(self.history) + 1}, batch {run.batch}: {error}. The weights are those from before "
+                    "this epoch"
                 ) from error
-            total += loss * len(x)
-            correct += hits
-            seen += len(x)
-        if not seen:
+            for callback in run.callbacks:
+                callback.on_batch_end(run)
+            if run.stopped is not None:
+                break
+        if not run.batch:
             raise ValueError("the data yielded no batch; give at least one example")
-        if not all(p.isfinite().all() for p in network.parameters()):
+        try:
+            self._require_finite(run)
+            if not all(p.isfinite().all() for p in problem.network.parameters()):
+                raise FloatingPointError("the last step made the weights infinite or NaN; lower the learning rate")
+        except FloatingPointError as error:
             raise FloatingPointError(
-                f"epoch {len(self.history) + 1}: the last step made the weights infinite or NaN; lower the learning "
-                "rate. The weights are those from before this epoch"
-            )
-        return {"loss": total / seen, "train_robust_accuracy": correct / seen}
+                f"epoch {len(self.history) + 1}: {error}. The weights are those from before this epoch"
+            ) from error
+        loss, correct, seen = run.sums.tolist()
+        return {"loss": loss / seen, "train_robust_accuracy": correct / seen}
 
-    def _step(self, problem: Problem, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """One batch: the loss, and the number of adversarial examples classified rightly."""
+    def _step(self, run: Run, problem: Problem, x: Tensor, y: Tensor) -> None:
+        optimizer = self._classifier.optimizer
+        run.pace.before_step(run.step, run.epoch)
+        run.batch, run.step = run.batch + 1, run.step + 1
         problem.network.train()
         loss, logits = self.objective(problem, x, y)
-        if not np.isfinite(value := loss.item()):
-            raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
-        optimizer = self._classifier.optimizer
         optimizer.zero_grad()
         loss.backward()
+        for callback in run.callbacks:
+            callback.on_gradients(run)
         optimizer.step()
-        return value, int((~misclassified(logits, y)).sum())
+        run.pace.after_step()
+        with torch.no_grad():
+            correct = (~misclassified(logits, y)).sum()
+            run.sums += torch.stack([loss.detach() * len(x), correct, torch.full_like(correct, len(x))]).to(run.sums)
 
-    def _validate(self, network: Network, validation: Batches) -> dict[str, float]:
-        # The same random starts every epoch, so that epochs differ by their weights alone.
-        problem = Problem.of(self._classifier, network, _generator(self._classifier.device, 0))
-        attack = self.objective.attack
-        if isinstance(attack, Adversary):
-            attack = attack.without_memory()
-        return {
-            "clean_accuracy": accuracy(problem, validation),
-            "robust_accuracy": accuracy(problem, validation, attack),
-        }
+    def _require_finite(self, run: Run) -> None:
+        if not np.isfinite(value := float(run.sums[0])):
+            raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
+
+    def _validate(self, run: Run, problem: Problem, validation: Batches | None) -> dict[str, float]:
+        """Figures of the weights as they would be shipped, the accuracies on validation data where there is some."""
+        row: dict[str, float] = {}
+        with contextlib.ExitStack() as shipped:
+            for callback in run.callbacks:
+                row |= shipped.enter_context(callback.validating(run))
+            if validation is not None:
+                # The same random starts every epoch, so that epochs differ by their weights alone.
+                starts = torch.Generator(self._classifier.device).manual_seed(0)
+                fixed_starts = Problem.of(self._classifier, problem.network, starts)
+                row["clean_accuracy"] = accuracy(fixed_starts, validation)
+                row["robust_accuracy"] = accuracy(fixed_starts, validation, _without_memory(self.objective.attack))
+            for callback in run.callbacks:
+                callback.on_validation(run, row)
+        return row
 
 
 def accuracy(problem: Problem, batches: Batches, attack: Any = None) -> float:
-    """Share of the examples that the network classifies rightly, under ``attack`` where one is given."""
+    """Share of the examples that the network classifies correctly, under ``attack`` where one is given."""
     correct = seen = 0
-    for x, y, *_ in batches.epoch(None):
-        x, y = x.to(problem.classifier.device), y.to(problem.classifier.device)
+    for batch in batches.epoch(None):
+        x, y = batch.x.to(problem.classifier.device), batch.y.to(problem.classifier.device)
         if attack is not None:
             x = perturb(problem, attack, x, y)
         correct += int((~misclassified(problem.answers(x), y)).sum())
@@ -244,7 +324,7 @@ def check_classifier(classifier: Any) -> None:
     """Refuse what can't be trained here.
 
     :raises TypeError: unless ``classifier`` is an ART ``PyTorchClassifier``.
-    :raises ValueError: when it has no optimizer.
+    :raises ValueError: when it has no optimizer, or one that needs a closure.
     """
     if not isinstance(classifier, PyTorchClassifier):
         raise TypeError(
@@ -256,6 +336,12 @@ def check_classifier(classifier: Any) -> None:
             "the classifier has no optimizer, which training needs; build it with "
             "PyTorchClassifier(..., optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))"
         )
+    closure = inspect.signature(type(classifier.optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(classifier.optimizer).__name__} evaluates the loss several times a step, which adversarial "
+            "training does not offer; use SGD or Adam"
+        )
 
 
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
@@ -265,17 +351,32 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _generator(device: torch.device, seed: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed)
+def _validation(classifier: Any, data: Data | None, unpack: Unpack | None) -> Batches | None:
+    if data is None:
+        return None
+    if isinstance(data, tuple | list):
+        if len(data) != 2:
+            raise ValueError(f"`validation_data` must be a pair (x, y) or a loader, got {len(data)} parts")
+        return ArrayBatches(*arrays(classifier, data[0], data[1], "validation"), 256)
+    batches = GeneratedBatches(classifier, data, unpack)
+    if batches.number is None:
+        raise ValueError("`validation_data` must have a length: each epoch is validated on all of it; give arrays")
+    return batches
 
 
-def _snapshot(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def _without_memory(attack: Any) -> Any:
+    return attack.without_memory() if isinstance(attack, Adversary) else attack
 
 
-def _advance(scheduler: Scheduler | None, row: Mapping[str, float]) -> None:
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        # It watches for a minimum unless told otherwise, so it gets the loss; in mode "max" the accuracy.
-        scheduler.step(row["loss"] if scheduler.mode == "min" else row.get("robust_accuracy", -row["loss"]))
-    elif scheduler is not None:
-        scheduler.step()
+def _check_radius(attack: Any, sample: Tensor, clip_values: Any) -> None:
+    """Say when radius and data can hardly have one scale."""
+    eps = getattr(attack, "eps", None)
+    if clip_values is None or not isinstance(eps, int | float):
+        return
+    span = float(np.max(clip_values[1])) - float(np.min(clip_values[0]))
+    if eps >= span or eps < span / 2000:
+        warnings.warn(
+            f"the attack's radius {eps:.4g} is {'at least the whole' if eps >= span else 'less than 1/2000 of the'} "
+            f"range of the inputs, {span:.4g}; are both in the same units, [0, 1] or [0, 255]?",
+            stacklevel=4,
+        )

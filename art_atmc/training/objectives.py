@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from art_atmc.attacks.art import ARTAttack, adversary, perturb, resolved
@@ -41,7 +41,24 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
-        """The loss of inputs ``x`` with labels ``y`` as the classifier's loss takes them."""
+        """The loss of inputs ``x`` with labels ``y`` as the classifier's loss takes them.
+
+        ``problem.loss`` is the classifier's loss, weighted where examples have weights.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes over a run, such as multipliers; by default what the attack keeps."""
+        kept = self.attack.state_dict() if isinstance(self.attack, Adversary) else {}
+        return {"attack": kept} if kept else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state_dict()``."""
+        if kept := state.get("attack", {}):
+            if not isinstance(self.attack, Adversary):
+                raise ValueError(
+                    f"the run's attack kept {sorted(kept)}, but {type(self.attack).__name__} keeps nothing"
+                )
+            self.attack.load_state_dict(kept)
 
 
 @final
@@ -139,9 +156,20 @@ class TRADES(Objective):
             # In evaluation mode, as the attack will be: the divergence is then zero at x, and only there for sure.
             x_adv = attack(problem.maximising(_divergence), x, problem.answers(x).softmax(dim=1))
         clean, logits = problem.network(x), problem.network(x_adv)
-        loss = problem.loss(clean, y) + self.beta * _divergence(logits, clean.softmax(dim=1))
+        loss = problem.loss(clean, y) + self.beta * problem.mean(_divergences(logits, clean.softmax(dim=1)))
         return Outcome(loss, logits)
 
 
 def _divergence(logits: Tensor, target: Tensor) -> Tensor:
-    return F.kl_div(logits.log_softmax(dim=1), target, reduction="batchmean")
+    return _divergences(logits, target).mean()
+
+
+def _divergences(logits: Tensor, target: Tensor) -> Tensor:
+    r"""KL(target || softmax(logits)) of each example; (N,).
+
+    A probability that is rounded to 0 contributes nothing, and neither does its gradient, which would be infinite.
+    """
+    kept = target > torch.finfo(target.dtype).tiny
+    probability = torch.where(kept, target, 1.0)
+    reached = torch.where(kept, logits.log_softmax(dim=1), 0.0)
+    return torch.where(kept, probability * (probability.log() - reached), 0.0).sum(dim=1)
