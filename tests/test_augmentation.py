@@ -91,7 +91,7 @@ def test_training_sees_augmented_images(make_classifier, digits, objective):
 
     trainer = ObjectiveTrainer(make_classifier(), objective, verbose=False)
     trainer.fit(x, y, validation_data=(x, y), nb_epochs=1, batch_size=32, augmentation=spy)
-    assert seen == [32, 32]
+    assert seen[-2:] == [32, 32]
     assert np.isfinite(trainer.history[0]["loss"])
     if objective.attack is None:
         assert trainer.history[0]["robust_accuracy"] == trainer.history[0]["clean_accuracy"]

@@ -66,7 +66,9 @@ class Tightening:
         share = Real("[0, 1]", "give two shares of the run, with 0 <= start <= end <= 1")
         start, end = (share.plain("support", value) for value in self.support)
         if start > end:
-            raise ValueError(f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}")
+            raise ValueError(
+                f"a schedule needs 0 <= start <= end <= 1 for `support`, got {self.support}; they are shares of the run"
+            )
         object.__setattr__(self, "support", (start, end))
         check_numbers(self, codebook=Real("[0, 1)", "give a share of the run"))
 
