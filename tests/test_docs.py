@@ -145,10 +145,10 @@ def test_built_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert not [source for source in DOCS.rglob("*.md") if embedded.search(source.read_text())]
 
 
-<<<<<<< HEAD
 def test_pages_with_code_are_found() -> None:
     assert {"tutorial/digits.md", "how-to/own-loop.md", "how-to/evaluation.md", "how-to/art.md"} <= set(PAGES)
-=======
+
+
 def rewritten(page: str, text: str) -> str:
     """The page with what its blocks print now."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -165,4 +165,3 @@ if __name__ == "__main__":
     for name in map(Path, sys.argv[1:]):
         text = rewritten(str(name), name.read_text(encoding="utf-8"))
         name.write_text(text, encoding="utf-8")
->>>>>>> 351c655 (Pages: what they print with the new default rate; a way to write it again)
