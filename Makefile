@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Small networks run many times slower on torch's default threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-plugins test-slow coverage fuzz lint news types docs bench tox clean
+.PHONY: demo test test-plugins test-slow coverage fuzz lint news types figures docs bench tox clean
 
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
@@ -45,6 +45,10 @@ news: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
+
+# Fills the tables of figures in the README and the pages from the records in docs/results.
+figures: $(VENV)/ready
+	$(BIN)/python docs/results/figures.py
 
 docs: $(VENV)/ready
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -126,7 +127,12 @@ def test_every_option_of_the_command_line_is_in_the_reference() -> None:
 
 def test_links_between_the_pages_lead_somewhere() -> None:
     """Sphinx checks the links inside `docs`; these are the others."""
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "plugins" / "README.md"):
+    for page in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob("plugins/*.md"),
+        *ROOT.glob("plugins/*/*.md"),
+    ):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -147,6 +153,13 @@ def test_built_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 def test_pages_with_code_are_found() -> None:
     assert {"tutorial/digits.md", "how-to/own-loop.md", "how-to/evaluation.md", "how-to/art.md"} <= set(PAGES)
+
+
+def test_no_page_disagrees_with_the_records() -> None:
+    filled = runpy.run_path(str(DOCS / "results" / "figures.py"))["filled"]()
+    assert {"README.md", "benchmarks.md", "digits.md", "choose.md"} <= {path.name for path in filled}
+    stale = [path.name for path, text in filled.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, "run `make figures`"
 
 
 def rewritten(page: str, text: str) -> str:

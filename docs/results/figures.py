@@ -1,0 +1,259 @@
+"""The figures that pages quote, each from one record, so that no page can disagree with another.
+
+    python docs/results/figures.py
+
+reads the records beside this file, writes ``figures.json``, and fills every table that stands between
+``<!-- figures: NAME -->`` and ``<!-- end of figures -->`` in the README and the pages. A test fails where that would
+change anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from art_atmc.support.statistics import wilson
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+FIGURES = HERE / "figures.json"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+TABLE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One claim: what was measured, what came out, how far it spreads, and all that it takes to measure it again."""
+
+    what: str
+    value: str
+    spread: str
+    command: str
+    machine: str
+    record: str
+
+    def row(self) -> tuple[str, ...]:
+        page = self.record.split("/")[0].removesuffix(".json")
+        return self.what, self.value, self.spread, f"[{page}](docs/results/{page}.md)"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def read(path: str) -> Any:
+    return json.loads((HERE / path).read_text(encoding="utf-8"))
+
+
+def lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (HERE / path).read_text(encoding="utf-8").splitlines()]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
+
+
+# Digits: one metrics.json a seed, as `art-atmc train` wrote it
+
+
+def digits_runs() -> list[dict[str, Any]]:
+    return [read(f"digits/{path.name}") for path in sorted((HERE / "digits").glob("seed*.json"))]
+
+
+def digits_figures() -> list[Figure]:
+    runs = digits_runs()
+    machine = runs[0]["machine"]
+    packages = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "numpy"))
+
+    def over_seeds(what: str, network: str, key: str, shown: Any, unit: str) -> Figure:
+        values = [run[network][key] for run in runs]
+        return Figure(
+            what=f"digits, {what}",
+            value=f"{shown(mean(values))} {unit}",
+            spread=f"{shown(min(values))} to {shown(max(values))}, {len(runs)} seeds",
+            command=f"art-atmc train --data digits --seeds {len(runs)} --output OUT",
+            machine=f"one thread, {machine['processor']}, {packages}",
+            record="digits/seed*.json",
+        )
+
+    small = "density 0.05, 4 bits"
+    return [
+        over_seeds("dense: clean accuracy", "dense", "clean_accuracy", percent, "%"),
+        over_seeds(f"{small}: clean accuracy", "compressed", "clean_accuracy", percent, "%"),
+        over_seeds("dense: robust accuracy (PGD)", "dense", "robust_accuracy", percent, "%"),
+        over_seeds(f"{small}: robust accuracy (PGD)", "compressed", "robust_accuracy", percent, "%"),
+        over_seeds("dense: file", "dense", "file_bytes", lambda n: f"{n / 1000:.1f}", "kB"),
+        over_seeds(f"{small}: file", "compressed", "file_bytes", lambda n: f"{n / 1000:.1f}", "kB"),
+    ]
+
+
+def digits_table() -> str:
+    def cells(run: dict[str, Any], network: str) -> tuple[str, ...]:
+        found = run[network]
+        accuracies = [
+            f"{percent(found[f'{kind}_accuracy'])} [{', '.join(percent(end) for end in found[f'{kind}_interval'])}]"
+            for kind in ("clean", "robust")
+        ]
+        size = f"{found['paper_bits'] / 8000:.1f} kB"
+        return str(run["settings"]["seed"]), network, f"{found['nnz']:,}", size, *accuracies
+
+    header = (
+        "seed",
+        "network",
+        "non-zeros",
+        "size, paper's count",
+        "clean, % [95 % interval]",
+        "robust, % [95 % interval]",
+    )
+    return markdown(header, [cells(run, network) for run in digits_runs() for network in ("dense", "compressed")])
+
+
+# Sweeps: one line a network, as `art-atmc sweep` and `art-atmc reproduce` wrote it
+
+
+def accuracy(points: Sequence[dict[str, Any]], kind: str) -> float:
+    return float(mean(point[kind]["correct"] / point[kind]["n"] for point in points))
+
+
+def mnist_figures() -> list[Figure]:
+    """Of one network each, so that the spread is Wilson's 95 % interval."""
+
+    def figure(what: str, point: dict[str, Any], kind: str) -> Figure:
+        correct, n = point[kind]["correct"], point[kind]["n"]
+        low, high = wilson(correct, n)
+        return Figure(
+            what=f"MNIST, LeNet, {point['epochs']} epochs, {what}",
+            value=f"{percent(correct / n)} %",
+            spread=f"{percent(low)} to {percent(high)}, 95 % interval of one network",
+            command="art-atmc reproduce mnist, see the page",
+            machine=", ".join(f"{name} {version}" for name, version in point["versions"].items()),
+            record="mnist/panel.jsonl",
+        )
+
+    points = lines("mnist/panel.jsonl")
+    [dense] = [p for p in points if p["recipe"] == "DA"]
+    [small] = [p for p in points if p["recipe"] == "ATMC-b" and p["density"] == 0.05]
+    names = {"dense": dense, "density 0.05, 8 bits": small}
+    return [
+        figure(f"{name}: {shown}", point, kind)
+        for kind, shown in (("clean", "clean accuracy"), ("robust", "worst case of three attacks"))
+        for name, point in names.items()
+    ]
+
+
+def density_table() -> str:
+    """What each density leaves: the worst case of three attacks, beside the dense network of the same epochs."""
+
+    def rows(name: str, path: str, bits: int) -> list[tuple[str, ...]]:
+        points = lines(path)
+        sizes = sorted({p["density"] for p in points if p["recipe"] == "ATMC-b"}, reverse=True)
+        groups = [(1.0, [p for p in points if p["recipe"] == "DA"])]
+        groups += [(d, [p for p in points if p["recipe"] == "ATMC-b" and p["density"] == d]) for d in sizes]
+        return [
+            (
+                name,
+                f"{density:g}, {bits} bits" if density < 1 else "dense",
+                f"{round(mean(p['nnz'] for p in found)):,}",
+                f"{mean(p['file_bytes'] for p in found) / 1000:.1f}",
+                percent(accuracy(found, "clean")),
+                percent(accuracy(found, "robust")),
+                str(len(found)),
+            )
+            for density, found in groups
+        ]
+
+    header = ("data", "density", "non-zeros", "file, kB", "clean, %", "robust, %", "seeds")
+    return markdown(header, [*rows("digits", "frontier/points.jsonl", 4), *rows("MNIST", "mnist/panel.jsonl", 8)])
+
+
+# Benchmarks: written down after a run of `make bench` on an idle machine
+
+
+def benchmark_figures() -> list[Figure]:
+    record = read("benchmarks.json")
+
+    def figure(what: str, value: str) -> Figure:
+        return Figure(what, value, "one run", record["command"], record["machine"], "benchmarks.json")
+
+    found = [figure(row["headline"], row["value"]) for row in record["figures"] if row["headline"]]
+    for row in record["files"]:
+        if row["network"] in ("LeNet 0.01, 4", "ResNet-34 0.01, 8") and row["factors"] == "V":
+            network, density, bits = row["network"].replace(",", "").split()
+            what = f"file of {network}, density {density}, {bits} bits, random weights, against its entropy bound"
+            found.append(figure(what, f"{row['file'] / row['bound']:.2f} times, {row['file'] / 1000:.1f} kB"))
+    half = record["latency"][0]
+    what = f"latency of {half['network']} without half of its filters (art-atmc-structured), batch 64"
+    return [*found, figure(what, f"{half['batch_64']:.2f} of the dense one's")]
+
+
+def benchmarks_table(name: str) -> str:
+    rows = [
+        (
+            row["what"],
+            row["value"] + (f" ({row['detail']})" if row["detail"] else ""),
+            row["to_reach"],
+            "reached" if row["reached"] else "**missed**",
+        )
+        for row in read("benchmarks.json")["figures"]
+        if row["table"] == name
+    ]
+    return markdown(("what", "measured", "to reach", "outcome"), rows)
+
+
+def files_table() -> str:
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        sizes = (f"{row[key]:,}" for key in ("bound", "file", "onnx"))
+        share = (row["file"] - 4096) / row["bound"]
+        return row["network"], row["factors"], *sizes, f"{share:.3f}", f"{row['onnx'] / row['file']:.2f}"
+
+    header = ("network, density, bits", "factors", "bound", "file", "ONNX")
+    limits = ("(file - 4 KB) / bound, to reach 1.03", "ONNX / file, to reach 1.8")
+    return markdown((*header, *limits), [cells(row) for row in read("benchmarks.json")["files"]])
+
+
+def latency_table() -> str:
+    rows = [
+        (row["network"], f"{row['batch_1']:.2f}", f"{row['batch_64']:.2f}")
+        for row in read("benchmarks.json")["latency"]
+    ]
+    return markdown(("network", "batch 1", "batch 64"), rows)
+
+
+def figures() -> list[Figure]:
+    return [*digits_figures(), *mnist_figures(), *benchmark_figures()]
+
+
+def summary_table() -> str:
+    return markdown(("what", "measured", "spread", "how"), [figure.row() for figure in figures()])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary_table,
+    "digits": digits_table,
+    "density": density_table,
+    "training": lambda: benchmarks_table("training"),
+    "evaluation": lambda: benchmarks_table("evaluation"),
+    "files": files_table,
+    "latency": latency_table,
+}
+
+
+def filled() -> dict[Path, str]:
+    """What ``figures.json`` and every page with a table should hold."""
+    wanted = {FIGURES: json.dumps([dataclasses.asdict(figure) for figure in figures()], indent=1) + "\n"}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+        if TABLE.search(text):
+            wanted[page] = new
+    return wanted
+
+
+if __name__ == "__main__":
+    for path, text in filled().items():
+        path.write_text(text, encoding="utf-8")
