@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -56,6 +57,9 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         measured, see the method page.
     :param solver: builds the solver of a constraint from (weights, constraint, ramp).
     :param callbacks: of our loop, see :class:`art_atmc.training.Callback`.
+    :param checkpoint: folder of this fit's checkpoints, from which an interrupted fit goes on when it is called again
+        (:class:`art_atmc.training.Checkpoint`).
+    :param checkpoint_every: optimizer steps between two of them; None for one an epoch.
     :param seed: of our loop, see :class:`~art_atmc.ObjectiveTrainer`.
     :param verbose: show our loop's progress bars.
     :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
@@ -75,6 +79,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         factored: bool = True,
         solver: SolverFactory = default_solver,
         callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
@@ -85,7 +91,20 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             raise TypeError("give either an `attack`, which our loop trains against, or a `trainer` that has its own")
         if trainer is None:
             objective = attack if isinstance(attack, Objective) else Adversarial(attack)
-            trainer = ObjectiveTrainer(classifier, objective, callbacks=callbacks, seed=seed, verbose=verbose)
+            trainer = ObjectiveTrainer(
+                classifier,
+                objective,
+                callbacks=callbacks,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                seed=seed,
+                verbose=verbose,
+            )
+        elif checkpoint is not None or callbacks:
+            raise TypeError(
+                f"`checkpoint` and `callbacks` are of our loop, and {type(trainer).__name__} has its own; give them to "
+                "it where it takes them"
+            )
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
             raise TypeError(
                 "`trainer` must be an ART trainer round the same classifier object, got "
@@ -244,6 +263,9 @@ class _Shipped(Callback):
 
     def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
         return projected(self.solvers)
+
+    def conditions(self) -> dict[str, str]:
+        return {"constraints": ", ".join(f"{s.constraint} by {type(s).__name__} {s.ramp}" for s in self.solvers)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"solvers": [solver.state_dict() for solver in self.solvers]}

@@ -64,7 +64,7 @@ def enforced(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> Ite
     finally:
         for hook in hooks:
             hook.remove()
-    if not stepped:
+    if not stepped and not any(solver.steps for solver in solvers):  # a fit may be taken up again at its end
         raise RuntimeError(
             "the optimizer made no step inside `enforced`, so nothing was compressed; what trains the "
             "model uses another optimizer, or had no batch"

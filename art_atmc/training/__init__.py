@@ -5,6 +5,8 @@ from __future__ import annotations
 from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and_flip
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
+from art_atmc.training.checkpoint import Checkpoint, Interrupted
+from art_atmc.training.logs import EarlyStopping, JSONLines, TensorBoard
 from art_atmc.training.loop import ObjectiveTrainer, accuracy
 from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
 from art_atmc.training.rates import Constant, Cosine, Hold, OneCycle, PerStep, Rate, Scheduler
@@ -19,11 +21,15 @@ __all__ = [
     "Batches",
     "BestEpoch",
     "Callback",
+    "Checkpoint",
     "Constant",
     "Cosine",
     "CropAndFlip",
+    "EarlyStopping",
     "GeneratedBatches",
     "Hold",
+    "Interrupted",
+    "JSONLines",
     "LogLines",
     "Natural",
     "Objective",
@@ -36,6 +42,7 @@ __all__ = [
     "Run",
     "Scheduler",
     "ShiftAndMirror",
+    "TensorBoard",
     "accuracy",
     "crop_and_flip",
 ]

@@ -53,6 +53,10 @@ class Batches(Protocol):
     def number(self) -> int | None:
         """Batches an epoch; None where it is not known beforehand."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the data in its order; what is not known of a loader is left out."""
+
     def sample(self) -> Tensor:
         """A few inputs; what an epoch yields stays the same."""
 
@@ -107,7 +111,7 @@ class ArrayBatches:
             return
         for index in torch.randperm(len(self._x), generator=generator).split(self._sizes):
             x, y, weights = self._x[index], self._y[index], None if self._weights is None else self._weights[index]
-            rows = Rows(index, len(self._x), self._fingerprint)
+            rows = Rows(index, len(self._x), self.fingerprint)
             if self._augmentation is None:
                 yield Batch(x, y, rows, weights)
             elif (draw := getattr(self._augmentation, "draw", None)) is None:
@@ -117,10 +121,12 @@ class ArrayBatches:
                 yield Batch(motion(x), y, dataclasses.replace(rows, motion=motion), weights)
 
     @functools.cached_property
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         """Of the examples in their order: one sum each, so that it costs one pass over the data."""
-        sums = self._x.flatten(1).sum(dim=1, dtype=torch.float64).cpu().numpy().tobytes()
-        return hashlib.blake2b(repr(tuple(self._x.shape)).encode() + sums, digest_size=16).hexdigest()
+        digest = hashlib.blake2b(repr(tuple(self._x.shape)).encode(), digest_size=16)
+        digest.update(self._x.flatten(1).sum(dim=1, dtype=torch.float64).cpu().numpy().tobytes())
+        digest.update(self._y.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @final
@@ -145,6 +151,10 @@ class GeneratedBatches:
         self._classifier, self._generator, self._unpack = classifier, generator, unpack
         self._peeked: Iterator[Any] | None = None
         self.number = _length(generator) if number is None else number
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{type(self._generator).__name__} of {self.number} batches"
 
     def sample(self) -> Tensor:
         own = getattr(self._generator, "generator", None)  # a loader may draw from a generator of its own

@@ -57,6 +57,10 @@ class Callback:
     def on_train_end(self, run: Run) -> None: ...
     def close(self) -> None: ...
 
+    def conditions(self) -> dict[str, str]:
+        """What must be the same for a fit to be taken up again, by name, in words; compared by checkpoints."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Whatever a run needs to go on as if nothing had happened: numbers, strings, tensors, and what holds them."""
         return {}

@@ -9,6 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -25,7 +26,8 @@ from art_atmc.classifiers.network import Network
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
-from art_atmc.training.objectives import Objective
+from art_atmc.training.checkpoint import Checkpoint
+from art_atmc.training.objectives import Objective, described
 from art_atmc.training.rates import AnyRate, Hold, Pace
 from art_atmc.training.run import Run
 
@@ -58,6 +60,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     :param classifier: an ART ``PyTorchClassifier`` with an optimizer; trained in place.
     :param objective: what to minimise, such as :class:`~art_atmc.Adversarial` or :class:`~art_atmc.TRADES`.
     :param callbacks: what watches the fit or acts at its seams, see :class:`art_atmc.training.Callback`.
+    :param checkpoint: folder of this fit's checkpoints, from which an interrupted fit goes on when it is called again
+        (:class:`art_atmc.training.Checkpoint`).
+    :param checkpoint_every: optimizer steps between two of them; None for one an epoch.
     :param seed: of everything random here: order of the data, random starts, and the global generators (dropout, ART's
         own attacks), which are set aside during a fit and put back afterwards.
     :param verbose: show progress bars, or one line an epoch where there is no terminal.
@@ -74,6 +79,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         *,
         callbacks: Sequence[Callback] = (),
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
@@ -87,8 +94,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             raise TypeError(f"`callbacks` must hold objects of art_atmc.training.Callback, got {strangers}")
         super().__init__(classifier)
         self.objective = objective
-        self.callbacks = list(callbacks)
+        kept = [] if checkpoint is None else [Checkpoint(checkpoint, every=checkpoint_every)]
+        self.callbacks: list[Callback] = [*kept, *callbacks]
         self.verbose = verbose
+        self.seed = seed
         self.history: list[dict[str, float]] = []
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -195,6 +204,12 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             self.history,
             nb_epochs,
             batches.number,
+            settings={
+                "data": batches.fingerprint,
+                "validation data": "none" if validation is None else validation.fingerprint,
+                "objective": described(self.objective),
+                "seed": str(self.seed),
+            },
             sums=torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
         )
         problem = Problem.of(classifier, Network(classifier, sample.to(device)), run.starts)

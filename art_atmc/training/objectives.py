@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -173,3 +174,12 @@ def _divergences(logits: Tensor, target: Tensor) -> Tensor:
     probability = torch.where(kept, target, 1.0)
     reached = torch.where(kept, logits.log_softmax(dim=1), 0.0)
     return torch.where(kept, probability * (probability.log() - reached), 0.0).sum(dim=1)
+
+
+def described(objective: Objective) -> str:
+    """An objective and its attack in words, the same in every process."""
+    attack = objective.attack
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
+    parameters = {name: getattr(attack, name, None) for name in getattr(attack, "attack_params", ())}
+    plain = {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
+    return f"{words} {plain}" if plain else words

@@ -168,6 +168,7 @@ class Pace:
         self.scheduler = rate.scheduler if isinstance(rate, PerStep) else None if isinstance(rate, Rate) else rate
         by_step = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
         self.per_step = isinstance(rate, PerStep) or isinstance(self.scheduler, by_step)
+        self.described = repr(rate) if rate is None or self.shape is not None else type(self.scheduler).__name__
         self.own = [float(group["lr"]) for group in optimizer.param_groups]
         total = getattr(self.scheduler, "total_steps", None)
         if self.per_step and total is not None and steps is not None and total < steps:

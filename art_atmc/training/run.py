@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from art_atmc.support.randomness import global_states, set_global_states
+from art_atmc.support.versions import versions
 from art_atmc.training.callbacks import Callback
 from art_atmc.training.objectives import Objective
 from art_atmc.training.rates import Pace
@@ -29,6 +30,7 @@ class Run:
     :param epochs: that the fit is to make.
     :param batches: an epoch has; None where the loader has no length.
     :param epoch: epochs that are finished in this fit; ``batch`` and ``step`` likewise, in the epoch and in all.
+    :param settings: what the fit was asked for, such as its data and seed, in words.
     :param sums: loss, correctly classified examples and examples of the epoch so far.
     """
 
@@ -44,6 +46,7 @@ class Run:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     stopped: str | None = None
     _epoch_began: Tensor | None = None
@@ -64,6 +67,25 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         """A copy of the network's state."""
         return _copied(self.model.state_dict())
+
+    def conditions(self) -> dict[str, str]:
+        """All that must be the same for a fit to go on as if it had not been interrupted, in words."""
+        groups = [
+            {k: v for k, v in g.items() if k not in ("params", "lr", "initial_lr")} for g in self.optimizer.param_groups
+        ]
+        shapes = {name: (str(t.dtype), tuple(t.shape)) for name, t in self.model.state_dict().items()}
+        asked = {
+            "epochs": str(self.epochs),
+            "batches an epoch": str(self.batches),
+            "network": f"{type(self.model).__name__} {shapes}",
+            "optimizer": f"{type(self.optimizer).__name__} {groups} rates {self.pace.own}",
+            "learning rate": self.pace.described,
+            **{f"version of {name}": version for name, version in versions().items()},
+            **self.settings,
+        }
+        for callback in self.callbacks:
+            asked |= callback.conditions()
+        return asked
 
     def begin_epoch(self) -> None:
         """Note where the random numbers stand, so that the epoch's data can be drawn again in the same order."""
@@ -89,7 +111,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "pace": self.pace.state_dict(),
             "objective": self.objective.state_dict(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callbacks": [[type(c).__name__, held] for c in self.callbacks if (held := c.state_dict())],
             "history": [dict(row) for row in self.history],
             "counts": {name: getattr(self, name) for name in ("epochs", "batches", "epoch", "batch", "step")},
             "sums": self.sums,
@@ -111,8 +133,11 @@ class Run:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.pace.load_state_dict(state["pace"])
         self.objective.load_state_dict(state["objective"])
-        for callback, held in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(held)
+        keeping = [callback for callback in self.callbacks if callback.state_dict()]
+        if (names := [type(c).__name__ for c in keeping]) != (held := [name for name, _ in state["callbacks"]]):
+            raise ValueError(f"the run had the callbacks {held} with a state, this one has {names}; give the same ones")
+        for callback, (_, kept) in zip(keeping, state["callbacks"], strict=True):
+            callback.load_state_dict(kept)
         self.history[:] = [dict(row) for row in state["history"]]
         for name in ("epoch", "batch", "step"):
             setattr(self, name, state["counts"][name])
