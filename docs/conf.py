@@ -28,3 +28,5 @@ autodoc_inherit_docstrings = False  # ART's own docstrings are not ours to rende
 html_theme = "furo"
 html_title = f"art-atmc {__version__}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
