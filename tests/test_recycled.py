@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from art_atmc import PGD, TRADES, Adversarial, ObjectiveTrainer
 from art_atmc.attacks import Problem, Recycled, Rows
+from art_atmc.training import Callback
 from art_atmc.training.augmentation import CropAndFlip
 
 
@@ -159,6 +160,34 @@ def test_resuming_is_exact():
     attack(problem, x, y)
     again.load_state_dict(attack.state_dict())
     assert torch.equal(attack(problem, x, y), again(problem, x, y))
+
+
+@pytest.mark.parametrize("at", [2, 4, 5])
+def test_a_fit_goes_on_from_a_checkpoint_to_the_same_bits(make_classifier, digits, at):
+    class Kept(Callback):
+        def __init__(self, state=None):
+            self.state = state
+
+        def on_train_start(self, run):
+            if self.state is not None:
+                run.load_state_dict(self.state)
+
+        def on_batch_end(self, run):
+            if run.step == at:
+                self.state = run.snapshot()
+
+    def run(callback):
+        classifier = make_classifier()
+        attack = Recycled(PGD(0.1, 0.05, 1))
+        trainer = ObjectiveTrainer(classifier, Adversarial(attack), callbacks=[callback], verbose=False)
+        trainer.fit(digits[0][:100], digits[1][:100], batch_size=25, nb_epochs=3, augmentation=CropAndFlip(padding=1))
+        return torch.cat([p.detach().flatten() for p in classifier.model.parameters()]), attack.state_dict()
+
+    kept = Kept()
+    whole, first = run(kept)
+    resumed, second = run(Kept(kept.state))
+    assert torch.equal(whole, resumed)
+    assert torch.equal(first["values"], second["values"])
 
 
 def test_state_of_another_radius_is_refused():

@@ -607,3 +607,40 @@ def test_a_radius_in_other_units_is_noticed(make_classifier, digits, eps):
     trainer = ObjectiveTrainer(make_classifier(), Adversarial(PGD(eps, eps, 1)), verbose=False)
     with pytest.warns(UserWarning, match="the same units"):
         trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_reduced_precision_trains_weights_and_measures_in_full(make_classifier, digits, outside):
+    """Autocast keeps the weights that it cast until its block ends: around a fit, those of the first step."""
+    seen = {"training": set(), "validation": set()}
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 10)
+
+        def forward(self, x):
+            logits = self.fc(x.flatten(1))
+            seen["training" if self.training else "validation"].add(logits.dtype)
+            return logits
+
+    x, y = digits[0][:200], digits[1][:200]
+    losses = []
+    for precision in (None, torch.bfloat16):
+        classifier = make_classifier(model=Spy())
+        trainer = ObjectiveTrainer(classifier, Natural(), precision=None if outside else precision, verbose=False)
+        around = torch.autocast("cpu", precision) if outside and precision else contextlib.nullcontext()
+        seen["training"].clear()
+        with around:
+            trainer.fit(x, y, None if outside else (x, y), nb_epochs=3, batch_size=20)
+        losses.append([row["loss"] for row in trainer.history])
+        assert all(p.dtype == torch.float32 for p in classifier.model.parameters())
+    assert seen["training"] == {torch.bfloat16}
+    assert torch.bfloat16 not in seen["validation"]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.03)
+
+
+def test_a_precision_that_needs_scaled_losses_is_refused(make_classifier):
+    ObjectiveTrainer(make_classifier(), Natural(), precision=torch.bfloat16)
+    with pytest.raises(ValueError, match="torch.bfloat16 or None, got torch.float16"):
+        ObjectiveTrainer(make_classifier(), Natural(), precision=torch.float16)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from art_atmc.classifiers.modes import evaluating
+from art_atmc.support.precision import autocasting
 
 __all__ = ["Network"]
 
@@ -46,7 +47,9 @@ class Network(nn.Module):
         for operation in self._operations:
             if operation.apply_fit if self.training else operation.apply_predict:
                 x = self._preprocessed(operation, x)
-        return self.model(_channels_last(x) if self._channels_last else x)  # type: ignore[no-any-return]
+        logits: Tensor = self.model(_channels_last(x) if self._channels_last else x)
+        # A loss of rounded logits has a gradient of rounding errors where the network is sure.
+        return logits.to(x.dtype) if autocasting(x.device.type) else logits
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
