@@ -12,6 +12,7 @@ from .compression import Quantization as Quantization
 from .compression import Ramp as Ramp
 from .compression import Solver as Solver
 from .compression import Sparsity as Sparsity
+from .compression import StraightThrough as StraightThrough
 from .compression import Tightening as Tightening
 from .compression import Weights as Weights
 from .compression import compressible as compressible

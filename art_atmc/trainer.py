@@ -20,7 +20,8 @@ from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.enforcement import enforced, projected
 from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
 from art_atmc.compression.schedule import Ramp, Tightening
-from art_atmc.compression.solvers import Solver, SolverFactory, default_solver
+from art_atmc.compression.solver import Solver, SolverFactory
+from art_atmc.compression.solvers import default_solver
 from art_atmc.compression.weights import Weights, compressible, empty_layers
 from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse

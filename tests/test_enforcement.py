@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from art_atmc import ADMM, ProjectedGradient, Quantization, Ramp, Sparsity, compressible, decompose, enforced
+from art_atmc import (
+    ADMM,
+    ProjectedGradient,
+    Quantization,
+    Ramp,
+    Solver,
+    Sparsity,
+    StraightThrough,
+    compressible,
+    decompose,
+    enforced,
+)
 from art_atmc.compression.enforcement import finalize, projected
 
 
@@ -79,6 +90,118 @@ def test_both_constraints_hold_for_factors_at_the_end():
             optimizer.step()
     assert weights.nnz() <= Sparsity(0.3).budget(weights)
     assert all(w[w != 0].unique().numel() <= 4 for w in weights.values())
+
+
+def straight_through(weights):
+    return [
+        StraightThrough(weights, Sparsity(0.4), feedback=0.5, ramp=Ramp(5, 15)),
+        StraightThrough(weights, Quantization(1), ramp=Ramp(10, 10)),
+    ]
+
+
+def train(model, x, y, optimizer, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, x, y).backward()
+        optimizer.step()
+
+
+def test_straight_through_equals_the_explicit_loop():
+    """Latent weights, projected for each gradient, against the hooks; momentum and weight decay act on the latent."""
+    model, x, y = problem()
+    weights = compressible(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    solvers = straight_through(weights)
+    with enforced(optimizer, solvers):
+        train(model, x, y, optimizer, 40)
+
+    oracle, x, y = problem()
+    theta = compressible(oracle)
+    latent, momentum = theta.clone(), theta.map(torch.zeros_like).detach()
+    support = near = None
+    biases = [p for name, p in oracle.named_parameters() if name.endswith("bias")]
+    sgd = torch.optim.SGD(biases, lr=0.1, momentum=0.9, weight_decay=1e-3)
+    for t in range(1, 41):
+        sgd.zero_grad()
+        loss_of(oracle, x, y).backward()
+        sgd.step()
+        for name, w in theta.items():
+            momentum[name].mul_(0.9).add_(w.grad + 1e-3 * latent[name])
+            share = 1 if support is None else torch.where(support[name] == 0, 0.5, 1)
+            latent[name].sub_(0.1 * share * momentum[name])
+            w.grad = None
+        projected = latent
+        if t >= 5:
+            projected = support = Sparsity(0.4).relaxed(min(1, (t - 5) / 10)).project(projected)
+        if t >= 10:
+            projected = near = (
+                Quantization(1).project(projected) if near is None else Quantization(1).project_near(projected, near)
+            )
+        theta.assign_(projected)
+    for name, w in weights.items():
+        assert torch.equal(w == 0, theta[name] == 0)
+        assert torch.allclose(w, theta[name], rtol=1e-9)
+        assert (w == 0).sum() > w.numel() / 3
+
+
+def test_what_was_projected_last_is_restored_first():
+    model, x, y = problem()
+    order = []
+
+    class Notes(Solver):
+        def restore(self):
+            order.append(("restore", self.constraint.density))
+
+        def enforce(self, constraint):
+            order.append(("enforce", self.constraint.density))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with enforced(optimizer, [Notes(compressible(model), Sparsity(density)) for density in (0.75, 0.25)]):
+        train(model, x, y, optimizer, 1)
+    assert order == [("restore", 0.25), ("restore", 0.75), ("enforce", 0.75), ("enforce", 0.25)]
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+def test_the_network_is_feasible_whenever_it_computes(kind, factored):
+    model, x, y = problem()
+    if factored:
+        decompose(model)
+    weights = compressible(model)
+    optimizer = kind(model.parameters(), lr=0.01)
+    solvers = straight_through(weights)
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append([s.constraint.violation(weights) for s in solvers]))
+    with enforced(optimizer, solvers):
+        train(model, x, y, optimizer, 30)
+    assert all(violations == [0, 0] for violations in seen[16:])
+    assert seen[3][0] > 0  # before its ramp it does nothing
+
+
+def test_straight_through_resumes_from_a_checkpoint_to_the_same_bits(tmp_path):
+    def fresh():
+        model, x, y = problem()
+        decompose(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, x, y, optimizer, straight_through(compressible(model))
+
+    model, x, y, optimizer, solvers = fresh()
+    hooked = enforced(optimizer, solvers)
+    hooked.__enter__()
+    train(model, x, y, optimizer, 12)
+    torch.save([part.state_dict() for part in (model, optimizer, *solvers)], tmp_path / "checkpoint.pt")
+    train(model, x, y, optimizer, 12)
+    hooked.__exit__(None, None, None)
+
+    resumed, x, y, optimizer, solvers = fresh()
+    for part, state in zip(
+        (resumed, optimizer, *solvers), torch.load(tmp_path / "checkpoint.pt", weights_only=True), strict=True
+    ):
+        part.load_state_dict(state)
+    with enforced(optimizer, solvers):
+        train(resumed, x, y, optimizer, 12)
+    for one, other in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_hooks_are_gone_after_the_block_and_after_an_error():
@@ -175,19 +298,24 @@ def test_a_gradient_scaler_leaves_the_penalty_as_it_is(kind, fused):
         assert torch.allclose(scaled, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [ProjectedGradient, StraightThrough])
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_step_that_a_gradient_scaler_skips_is_not_counted(fused):
+def test_a_step_that_a_gradient_scaler_skips_is_not_counted(fused, kind):
     model, x, y = problem()
     model.float()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    solver = ProjectedGradient(compressible(model), Sparsity(0.5))
+    solver = kind(weights := compressible(model), Sparsity(0.5))
     with enforced(optimizer, [solver]):
         for number in range(3):
             optimizer.zero_grad()
             scaler.scale(loss_of(model, x.float(), y)).backward()
-            if number == 0:
+            if number == 1:
                 model[0].weight.grad[0, 0] = torch.inf
+            before = weights.clone()
             scaler.step(optimizer)
             scaler.update()
-            assert solver.steps == number
+            assert solver.steps == (1, 1, 2)[number]
+            moved = [not torch.equal(w, before[name]) for name, w in weights.items()]
+            assert all(moved) if number != 1 else not any(moved)
+            assert solver.constraint.violation(weights) == 0

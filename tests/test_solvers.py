@@ -1,12 +1,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
-from art_atmc import ADMM, FixedSupport, ProjectedGradient, Quantization, Ramp, Sparsity, Weights
+from art_atmc import (
+    ADMM,
+    Constraint,
+    FixedSupport,
+    ProjectedGradient,
+    Quantization,
+    Ramp,
+    Sparsity,
+    StraightThrough,
+    Weights,
+)
 
 
 def parameters(*values):
@@ -190,3 +201,101 @@ def test_a_fixed_support_is_that_of_the_projection_before_training():
 def test_a_fixed_support_refuses_a_codebook():
     with pytest.raises(TypeError, match="restricts values, not zeros"):
         FixedSupport(parameters(1.0, 2.0), Quantization(1))
+
+
+def test_a_pruned_entry_comes_back_where_it_left():
+    """Projection after each step would restart it from zero."""
+    weights = parameters(3.0, 2.0)
+    solver = StraightThrough(weights, Sparsity(0.5))
+    solver.step()
+    assert weights["w"].tolist() == [3, 0]
+    solver.restore()
+    with torch.no_grad():
+        weights["w"].sub_(torch.tensor([1.5, 0.0]))  # what an optimizer may do
+    solver.step()
+    assert weights["w"].tolist() == [0, 2]
+    assert solver.latent()["w"].tolist() == [1.5, 2]
+
+
+@pytest.mark.parametrize("feedback", [0.0, 0.25, 1.0])
+def test_a_pruned_entry_takes_a_share_of_its_step(feedback):
+    weights = parameters(3.0, 2.0)
+    solver = StraightThrough(weights, Sparsity(0.5), feedback=feedback)
+    solver.step()
+    solver.restore()
+    with torch.no_grad():
+        weights["w"].sub_(0.5)
+    solver.step()
+    assert solver.latent()["w"].tolist() == pytest.approx([2.5, 2 - 0.5 * feedback])
+
+
+def test_an_entry_that_another_constraint_brings_back_gets_its_code_in_full():
+    """To the codebook it was zero before, but it was not the codebook that pruned it."""
+    weights = parameters(3.0, 2.0, 1.0)
+    solver = StraightThrough(weights, Quantization(1), feedback=0.1)
+    weights["w"].data[1] = 0.0
+    solver.step()
+    weights["w"].data[1] = 3.0
+    solver.step()
+    assert weights["w"].tolist() == [3, 3, 1]
+
+
+@pytest.mark.parametrize("feedback", [-0.1, 1.1, float("nan")])
+def test_feedback_out_of_range_is_refused(feedback):
+    with pytest.raises(ValueError, match="`feedback` must be in"):
+        StraightThrough(parameters(3.0, 2.0), Sparsity(0.5), feedback=feedback)
+
+
+def test_small_steps_add_up_to_the_next_code():
+    """Each of 30 steps is a tenth of what projection after each step throws back."""
+    for kind, crosses in ((StraightThrough, True), (ProjectedGradient, False)):
+        weights = parameters(*[1.0] * 9, *[4.0] * 8)
+        solver = kind(weights, Quantization(1))
+        for _ in range(30):
+            solver.restore()
+            with torch.no_grad():
+                weights["w"][8] += 0.1
+            solver.step()
+        lower, moved, upper = weights["w"][7:10].tolist()
+        assert moved == (upper if crosses else lower)
+
+
+def test_straight_through_searches_near_its_last_point():
+    @dataclasses.dataclass(frozen=True)
+    class Warm(Constraint):
+        def project(self, weights):
+            return weights.map(torch.zeros_like)
+
+        def project_near(self, weights, near):
+            return near.map(lambda t: t + 1)
+
+    weights = parameters(3.0)
+    solver = StraightThrough(weights, Warm())
+    values = []
+    for _ in range(3):
+        solver.step()
+        values.append(weights["w"].item())
+    assert values == [0, 1, 2]
+
+
+def test_a_latent_weight_moves_with_what_a_trainer_does_between_steps():
+    """Adversarial weight perturbation moves the weights for one gradient and moves them back after the step."""
+    weights = parameters(3.0, 2.0)
+    solver = StraightThrough(weights, Sparsity(0.5))
+    solver.step()
+    with torch.no_grad():
+        weights["w"].add_(0.25)
+    solver.restore()
+    assert weights["w"].tolist() == [3.25, 2.25]
+
+
+def test_straight_through_begins_with_its_ramp():
+    weights = parameters(3.0, 2.0, 1.0, 0.5)
+    solver = StraightThrough(weights, Sparsity(0.25), ramp=Ramp(2, 4))
+    nonzero = []
+    for _ in range(4):
+        solver.restore()
+        solver.step()
+        nonzero.append(weights.nnz())
+    assert nonzero == [4, 4, 1, 1]  # density 1 at the start, then 0.25 + 0.75 / 8 of four, then in full
+    assert solver.latent()["w"].tolist() == [3, 2, 1, 0.5]

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from art_atmc import ADMM, Constraint, FixedSupport, ProjectedGradient, Quantization, Ramp, Solver, Sparsity, Weights
+from art_atmc import (
+    ADMM,
+    Constraint,
+    FixedSupport,
+    ProjectedGradient,
+    Quantization,
+    Ramp,
+    Solver,
+    Sparsity,
+    StraightThrough,
+    Weights,
+)
 from art_atmc.support.randomness import isolated_randomness
 from art_atmc.testing import check_constraint, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
@@ -495,6 +506,9 @@ RIGHT = {
     "codebook": lambda w: ADMM(w, Quantization(1)),
     "late codebook": lambda w: ADMM(w, Quantization(2), rho=1.0, every=2, ramp=Ramp(3, 3)),
     "pruned once": lambda w: FixedSupport(w, Sparsity(0.5), ramp=Ramp(2, 4)),
+    "straight through a support": lambda w: StraightThrough(w, Sparsity(0.5)),
+    "straight through a tightening support": lambda w: StraightThrough(w, Sparsity(0.2), ramp=Ramp(2, 6)),
+    "straight through a late codebook": lambda w: StraightThrough(w, Quantization(1), ramp=Ramp(3, 3)),
     "support by splitting": lambda w: ADMM(w, Sparsity(0.5), rho=2.0),
 }
 

@@ -34,6 +34,7 @@ from art_atmc import (
     Quantization,
     Ramp,
     Sparsity,
+    StraightThrough,
     Tightening,
     compressible,
     decompose,
@@ -175,6 +176,10 @@ def art_trainers():
     }
 
 
+def straight_through(weights, constraint, ramp):
+    return StraightThrough(weights, constraint, ramp=ramp)
+
+
 def proxy(classifier):
     model = copy.deepcopy(classifier.model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -182,12 +187,13 @@ def proxy(classifier):
 
 
 @pytest.mark.filterwarnings("ignore")  # ART's own, on today's numpy
+@pytest.mark.parametrize("solver", [default_solver, straight_through])
 @pytest.mark.parametrize("factored", [True, False])
 @pytest.mark.parametrize("name", art_trainers())
-def test_art_trainers_compress(make_classifier, digits, name, factored):
+def test_art_trainers_compress(make_classifier, digits, name, factored, solver):
     classifier = make_classifier()
     trainer = ATMCTrainer(
-        classifier, constraints=CONSTRAINTS, trainer=art_trainers()[name](classifier), factored=factored
+        classifier, constraints=CONSTRAINTS, trainer=art_trainers()[name](classifier), factored=factored, solver=solver
     )
     x, y = digits[0][:128], np.eye(10, dtype=np.float32)[digits[1][:128]]
     trainer.fit(x, y, nb_epochs=2, batch_size=32)

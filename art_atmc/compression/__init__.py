@@ -7,16 +7,10 @@ from art_atmc.compression.constraints import Constraint, Quantization, Sparsity,
 from art_atmc.compression.enforcement import enforced, finalize, projected
 from art_atmc.compression.factors import LowRankPlusSparse, decompose, recompose
 from art_atmc.compression.paper_size import TensorSize, paper_bits, tensor_sizes
+from art_atmc.compression.projection import project
 from art_atmc.compression.schedule import Ramp, Tightening
-from art_atmc.compression.solvers import (
-    ADMM,
-    FixedSupport,
-    ProjectedGradient,
-    Solver,
-    SolverFactory,
-    default_solver,
-    project,
-)
+from art_atmc.compression.solver import Solver, SolverFactory
+from art_atmc.compression.solvers import ADMM, FixedSupport, ProjectedGradient, StraightThrough, default_solver
 from art_atmc.compression.weights import Factorization, Weights, compressible
 
 __all__ = [
@@ -31,6 +25,7 @@ __all__ = [
     "Solver",
     "SolverFactory",
     "Sparsity",
+    "StraightThrough",
     "TensorSize",
     "Tightening",
     "Weights",

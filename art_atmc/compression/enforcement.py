@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from art_atmc.compression.solvers import Solver
+from art_atmc.compression.solver import Solver
 
 __all__ = ["enforced", "finalize", "projected"]
 
@@ -49,6 +49,9 @@ def enforced(optimizer: torch.optim.Optimizer, solvers: Sequence[Solver]) -> Ite
         _unscale(optimizer)
         for solver in solvers:
             solver.add_penalty_grad_()
+        if not _skipped(optimizer):
+            for solver in reversed(solvers):  # the last projection is the first to be undone
+                solver.restore()
 
     def after(*_: Any) -> None:
         nonlocal stepped

@@ -6,6 +6,8 @@ class, and their combinations are the papers' methods:
 * :class:`ProjectedGradient` with :class:`~art_atmc.Sparsity` is iterative hard thresholding;
 * :class:`ADMM` with :class:`~art_atmc.Quantization` is quantization by splitting;
 * both together are ATMC (Gui et al. 2019, Algorithm 1): the support by projection, the codebook by ADMM;
+* :class:`StraightThrough` with :class:`~art_atmc.Sparsity` is dynamic pruning with feedback (Lin et al. 2020), with
+  :class:`~art_atmc.Quantization` BinaryConnect (Courbariaux et al. 2015) for a codebook that is learnt;
 * :class:`FixedSupport` prunes once and trains what is left, the baseline of all of them.
 
 With a :class:`Ramp` a solver tightens its constraint over the run; what counts at the end is the constraint itself.
@@ -13,84 +15,20 @@ With a :class:`Ramp` a solver tightens its constraint over the run; what counts 
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, final
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from art_atmc.compression.constraints import Constraint
+from art_atmc.compression.projection import project
 from art_atmc.compression.schedule import Ramp
+from art_atmc.compression.solver import Solver
 from art_atmc.compression.weights import Weights
-from art_atmc.support.numbers import Real, Whole
-from art_atmc.support.versions import provider
+from art_atmc.support.numbers import Real
 
-__all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "Solver", "SolverFactory", "default_solver", "project"]
-
-
-class Solver(abc.ABC):
-    """Makes ``weights`` obey ``constraint`` from inside the steps of any optimizer.
-
-    :param weights: the parameters themselves, as :func:`art_atmc.compressible` returns them.
-    :param constraint: what must hold when :meth:`finalize` has run.
-    :param every: act after every so many optimizer steps.
-    :param ramp: how the constraint tightens over the run; by default it acts in full from the first step.
-    :raises ValueError: when ``every`` is below 1 or the constraint refuses the weights.
-    """
-
-    def __init__(self, weights: Weights, constraint: Constraint, *, every: int = 1, ramp: Ramp | None = None) -> None:
-        constraint.check(weights)
-        self.weights = weights
-        self.constraint = constraint
-        self.every: int = Whole(1, None, "it counts optimizer steps").plain("every", every)
-        self.ramp = ramp or Ramp()
-        self.steps = 0
-
-    @final
-    @property
-    def acting(self) -> Constraint | None:
-        """The constraint as it acts now, perhaps relaxed; None before the ramp starts."""
-        progress = self.ramp.progress(self.steps)
-        return None if progress is None else self.constraint.relaxed(progress)
-
-    def add_penalty_grad_(self) -> None:
-        """Before an optimizer step: add the gradient of the penalty to the weights' gradients, in place."""
-
-    @final
-    def step(self) -> None:
-        """After an optimizer step: count it and, every so often, enforce the constraint as it acts now.
-
-        :raises FloatingPointError: when the step left a weight infinite or NaN.
-        :raises RuntimeError: when the constraint fails, see :func:`project`; the weights stay as they were.
-        """
-        self.steps += 1
-        if self.steps % self.every == 0 and (acting := self.acting) is not None:
-            _require_finite(self.weights)  # projecting NaN or infinities would hide where they came from
-            self.enforce(acting)
-
-    @abc.abstractmethod
-    def enforce(self, constraint: Constraint) -> None:
-        """Move the weights, or what the solver holds for them, towards ``constraint``."""
-
-    @final
-    def finalize(self) -> None:
-        """Put the weights on the constraint's set, in place. Feasible weights stay bit for bit."""
-        self.weights.assign_(project(self.constraint, self.weights.detach()))
-
-    @final
-    def holds(self) -> bool:
-        """Whether the weights obey the constraint, P(w) = w."""
-        weights = self.weights.detach()
-        projected = project(self.constraint, weights)
-        return all(torch.equal(t, projected[name]) for name, t in weights.items())
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that changes over a run; with the weights themselves it suffices for an exact resume."""
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.steps = state["steps"]
+__all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "StraightThrough", "default_solver"]
 
 
 @final
@@ -106,6 +44,81 @@ class ProjectedGradient(Solver):
 
     def enforce(self, constraint: Constraint) -> None:
         self.weights.assign_(project(constraint, self.weights.detach()))
+
+
+@final
+class StraightThrough(Solver):
+    r"""Training through the projection: the network computes with the projected weights, the optimizer moves the rest.
+
+    .. math:: L \leftarrow L + m \odot \Delta(\nabla f(W)), \qquad W \leftarrow P_S(L), \qquad
+              m_i = \begin{cases} \gamma & W_i = 0 \\ 1 & \text{else} \end{cases}
+
+    for latent weights L, which start as W, and the optimizer's step :math:`\Delta`. Nothing that the projection takes
+    away is lost, as in :class:`ProjectedGradient`: a pruned entry keeps its value and may come back where it left, and
+    a weight can cross to its neighbour's code by many small steps, of which none alone would take it there. The network
+    is feasible at all times, for whatever looks at it: an attack, a validation, a checkpoint.
+
+    A pruned entry feels its gradient but does not answer for its moves, and at a low density nearly all entries are
+    pruned: unless they move less than the others, the support never settles. Their share :math:`\gamma` was chosen on
+    validation data, see the method page. A set of values prunes nothing, and its weights take the full step.
+
+    The solver holds the residual :math:`R = L - P_S(L)`, adds it to the weights just before the optimizer steps, and
+    projects just after. So weight decay and momentum act on L, and a trainer that moves W for its own purposes between
+    two steps moves L alike.
+
+    :param feedback: the share :math:`\gamma` of its step that a pruned entry takes, in [0, 1].
+    :raises ValueError: when ``feedback`` is out of range.
+
+    Sources: Courbariaux et al. 2015 (https://arxiv.org/abs/1511.00363, Algorithm 1) for two values, with
+    :math:`\gamma = 1`; Lin et al. 2020 (https://arxiv.org/abs/2006.07253, Eq. DPF) for a support, likewise.
+
+    >>> from art_atmc import Sparsity
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 2.0]))
+    >>> solver = StraightThrough(Weights({"w": w}), Sparsity(density=0.5))
+    >>> solver.step()
+    >>> w.tolist(), solver.latent()["w"].tolist()
+    ([3.0, 0.0], [3.0, 2.0])
+    """
+
+    def __init__(
+        self, weights: Weights, constraint: Constraint, *, feedback: float = 0.3, ramp: Ramp | None = None
+    ) -> None:
+        # Always every step: held for eight, the support was so stale that the network did not train.
+        super().__init__(weights, constraint, ramp=ramp)
+        remedy = "1 moves pruned entries like all others, 0 not at all"
+        self.feedback: float = Real("[0, 1]", remedy).plain("feedback", feedback)
+        self.point: Weights | None = None
+        self.residual: Weights | None = None
+
+    def latent(self) -> Weights:
+        """The weights that the optimizer moves, L = W + R; new tensors."""
+        weights = self.weights.detach()
+        return weights.clone() if self.residual is None else weights.map(torch.add, self.residual)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        if self.residual is not None:
+            for name, weight in self.weights.items():
+                weight.add_(self.residual[name])
+
+    def enforce(self, constraint: Constraint) -> None:
+        latent = self.weights.detach()
+        if not (self.point is None or self.residual is None or constraint.coded):
+            latent = latent.map(self._damped, self.point, self.residual)
+        self.point = project(constraint, latent, self.point)
+        self.residual = latent.map(torch.sub, self.point)
+        self.weights.assign_(self.point)
+
+    def _damped(self, latent: Tensor, point: Tensor, residual: Tensor) -> Tensor:
+        """Where the point was zero the residual is what the latent weight was before the step."""
+        return torch.where(point == 0, residual.lerp(latent, self.feedback), latent)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | _plain(point=self.point, residual=self.residual)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.point, self.residual = (_copied(self.weights, state[key]) for key in ("point", "residual"))
 
 
 @final
@@ -209,16 +222,11 @@ class ADMM(Solver):
         return self.rho / 2 * torch.stack([gap.square().sum() for gap in gaps.values()]).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        started = {"copy": self.copy, "dual": self.dual}
-        return super().state_dict() | {key: None if value is None else dict(value) for key, value in started.items()}
+        return super().state_dict() | _plain(copy=self.copy, dual=self.dual)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for key in ("copy", "dual"):
-            setattr(self, key, None if state[key] is None else self.weights.like(state[key]).clone())
-
-
-SolverFactory: TypeAlias = Callable[[Weights, Constraint, Ramp], Solver]
+        self.copy, self.dual = (_copied(self.weights, state[key]) for key in ("copy", "dual"))
 
 
 def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
@@ -228,67 +236,19 @@ def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solv
     return ProjectedGradient(weights, constraint, ramp=ramp)
 
 
+def _plain(**points: Weights | None) -> dict[str, dict[str, Tensor] | None]:
+    """Points in a state, as plain dictionaries; None for those that do not exist yet."""
+    return {key: None if point is None else dict(point) for key, point in points.items()}
+
+
+def _copied(weights: Weights, point: Mapping[str, Tensor] | None) -> Weights | None:
+    """A point from a state, in tensors of its own."""
+    return None if point is None else weights.like(point).clone()
+
+
 def _nonzero(tensor: Tensor) -> Tensor:
     return (tensor != 0).to(tensor.dtype)
 
 
 def _where_nonzero(weight: Tensor, value: Tensor) -> Tensor:
     return torch.where(weight == 0, torch.zeros_like(value), value)
-
-
-def project(constraint: Constraint, weights: Weights, near: Weights | None = None) -> Weights:
-    """``constraint.project(weights)``, or ``project_near`` where there is a point nearby, looked at before it is used.
-
-    Constraints may be other people's code. What one returns is written nowhere unless it is a finite point of the same
-    names, shapes, dtypes and devices in tensors of its own.
-
-    :raises RuntimeError: naming the constraint, where it comes from and what it did.
-    :raises FloatingPointError: when the weights themselves are infinite or NaN.
-    """
-    versions = [tensor._version for tensor in weights.values()]
-    cause: Exception | None = None
-    try:
-        projected = constraint.project(weights) if near is None else constraint.project_near(weights, near)
-        offence = _offence(weights, projected)
-    except Exception as error:
-        cause, offence = error, f"raised {type(error).__name__}: {error}"
-    if untouched := [tensor._version for tensor in weights.values()] == versions:
-        if offence is None:
-            return projected
-        _require_finite(weights)
-    raise RuntimeError(
-        f"the constraint {constraint} of {provider(type(constraint))} {offence or 'changed its argument in place'}; "
-        f"the weights are {'as before its projection' if untouched else 'lost, as it changed them in place'}: check it "
-        "with art_atmc.testing.check_constraint and report it to its authors, or leave it out"
-    ) from cause
-
-
-def _offence(weights: Weights, projected: object) -> str | None:
-    """What is wrong with what a projection returned; None where nothing is."""
-    if not isinstance(projected, Weights):
-        return f"returned a {type(projected).__name__} in place of Weights"
-    if projected.keys() != weights.keys():
-        return f"returned the tensors {sorted(projected)} for {sorted(weights)}"
-    for name, tensor in weights.items():
-        other = projected[name]
-        if (other.shape, other.dtype, other.device) != (tensor.shape, tensor.dtype, tensor.device):
-            return f"returned {_kind(other)} for `{name}` of {_kind(tensor)}"
-        if other.data_ptr() == tensor.data_ptr() and tensor.numel():
-            return f"returned its argument for `{name}` in place of a new tensor"
-        if not _finite(other):
-            return f"returned NaN or infinite values for `{name}`"
-    return None
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"shape {tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
-
-
-def _finite(tensor: Tensor) -> bool:
-    # A sum shows NaN and infinities in one pass; but a sum of finite half-precision values may be infinite too.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def _require_finite(weights: Weights) -> None:
-    if bad := [name for name, tensor in weights.items() if not _finite(tensor.detach())]:
-        raise FloatingPointError(f"the optimizer's step made {bad} infinite or NaN; lower the learning rate")

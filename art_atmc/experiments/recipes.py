@@ -20,7 +20,8 @@ from typing import Final, final
 
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
 from art_atmc.compression.schedule import Ramp, Tightening
-from art_atmc.compression.solvers import FixedSupport, Solver, SolverFactory, default_solver
+from art_atmc.compression.solver import Solver, SolverFactory
+from art_atmc.compression.solvers import FixedSupport, default_solver
 from art_atmc.compression.weights import Weights
 
 __all__ = ["RECIPES", "Recipe", "Schedule", "Stage", "plan"]

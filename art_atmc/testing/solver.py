@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from art_atmc.compression.solvers import Solver
+from art_atmc.compression.solver import Solver
 from art_atmc.compression.weights import Weights
 from art_atmc.support.randomness import isolated_randomness
 from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, same
@@ -139,6 +139,7 @@ def _advance(solver: Solver, weights: Weights) -> None:
         target = torch.linspace(-1, 2, p.numel(), dtype=p.dtype, device=p.device).reshape(p.shape)
         p.grad = p.detach() - target
     solver.add_penalty_grad_()
+    solver.restore()
     with torch.no_grad():
         for p in weights.values():
             p.sub_(0.1 * p.grad)  # type: ignore[operator]

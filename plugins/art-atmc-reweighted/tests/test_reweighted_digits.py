@@ -12,7 +12,7 @@ from art_atmc_structured import FilterSparsity, remove_filters
 from torch import nn
 
 from art_atmc import ADMM, PGD, ATMCTrainer, Constraint, Quantization, Sparsity, compressible
-from art_atmc.compression.solvers import SolverFactory
+from art_atmc.compression import SolverFactory
 from art_atmc.data import Dataset, load
 from art_atmc.networks import digits_cnn
 
