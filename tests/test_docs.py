@@ -162,6 +162,17 @@ def test_no_page_disagrees_with_the_records() -> None:
     assert not stale, "run `make figures`"
 
 
+def test_readme_says_what_every_extra_is_for() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(
+        r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1].split("\n[")[0], re.MULTILINE
+    )
+    assert "report" in extras
+    ours = {"bench", "coverage", "dev", "docs", "lint", "test", "types"}  # for work on art-atmc itself
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [extra for extra in extras if extra not in ours and f"| `{extra}` |" not in readme]
+
+
 def rewritten(page: str, text: str) -> str:
     """The page with what its blocks print now."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
