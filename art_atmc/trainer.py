@@ -23,6 +23,7 @@ from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solver import Solver, SolverFactory
 from art_atmc.compression.solvers import default_solver
 from art_atmc.compression.weights import Weights, compressible, empty_layers
+from art_atmc.files.encodable import check_encodable
 from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
 from art_atmc.training.callbacks import Callback
@@ -65,7 +66,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param verbose: show our loop's progress bars.
     :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
     :raises ValueError: when the classifier has no optimizer, the model no compressible weight, an ignore pattern no
-        match, or the constraints contradict one another.
+        match, the constraints contradict one another, or the network is one that :meth:`compress` could not store.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             weights = factors_of(weights, decomposed(classifier.model))
         for constraint in self.constraints:
             constraint.check(weights)
+        check_encodable(classifier.model, self.ignore, decompose=factored)
 
     @property
     def history(self) -> list[dict[str, float]]:

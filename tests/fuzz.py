@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -113,15 +113,18 @@ def _read(loaded: CompressedModel) -> None:
 def _verify(loaded: CompressedModel, sample: Sample) -> None:
     if loaded.manifest.constraints != sample.model.manifest.constraints:
         loaded.verify()  # slow, as it looks for plug-ins
+    for name in loaded.manifest.members:
+        loaded.member(name).verify()
     for constraint in sample.constraints:
         constraint.violation(loaded.weights())
 
 
 def _report(loaded: CompressedModel) -> None:
-    with suppress(torch.linalg.LinAlgError):  # the rank of factors that are not finite
-        report = loaded.report()
-        report.to_json()
-        report.table()
+    report = loaded.report()
+    report.to_json()
+    str(report)
+    str(loaded.manifest.table())
+    repr(loaded)
 
 
 def _bits(tensor: torch.Tensor) -> bytes:

@@ -19,7 +19,9 @@ from torch import nn
 
 from art_atmc import CompressedModel, Quantization, Sparsity, compressible, decompose
 from art_atmc.compression.constraints import Constraint
-from art_atmc.files.container import KEY, VERSION, _digest, serialized
+from art_atmc.files import format_1
+from art_atmc.files.container import DICTIONARY, framed, serialized
+from art_atmc.files.format_1 import _digest
 
 NUMBERS = [0, 1, -1, 2, 3, 20, 21, 63, 64, 65, 65_537, 2**31, 2**47, 2**48, 10**18, 10**30, 0.5, math.nan, -math.inf]
 ODD = [*NUMBERS, None, True, "", ".", "a", "\0", "é\n", "bool", "int8", "float64", [], {}, [[]], {"": 0}, [0] * 65]
@@ -105,9 +107,9 @@ def _sample(build: Callable[[], nn.Module], network: nn.Module, constraints: lis
 def damaged(rng: random.Random) -> tuple[Sample, bytes]:
     """A sound file and the same with some bytes changed."""
     sample = rng.choice(samples())
-    data = bytearray(sample.data)
+    data = bytearray(sample.data if rng.randrange(4) else forge_1(*sample.texts, sample.payload))
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
-        header = 8 + int.from_bytes(data[:8], "little")
+        header = 300
         place = rng.randrange(rng.choice([9, min(header, len(data)) + 1, len(data) + 1]))
         change_bytes(data, place, rng)
     return sample, bytes(data)
@@ -158,7 +160,7 @@ def forged(rng: random.Random) -> tuple[Sample, bytes]:
                 payload = bytearray(other.payload)
             case _:
                 texts[which] = changed_tree(texts[which], [*sample.model.tensors, *NAMES], rng)
-    return sample, forge(*texts, bytes(payload))
+    return sample, rng.choice([forge, forge, forge_1])(*texts, bytes(payload))
 
 
 def changed_text(text: str, rng: random.Random) -> str:
@@ -191,7 +193,7 @@ def changed_tree(text: str, names: list[str], rng: random.Random) -> str:
         case 5:
             del node[key]
         case _ if isinstance(node, dict):
-            node[rng.choice([*names, "nnz", "codes", "gaps", "shift", "tied"])] = node[key]
+            node[rng.choice([*names, "nnz", "codes", "gaps", "shift", "tied", "packed", "members"])] = node[key]
         case _:
             node.insert(key, node[other])
     return json.dumps(tree)
@@ -204,9 +206,20 @@ def _containers(tree: Any) -> Iterator[Any]:
             yield from _containers(value)
 
 
-def forge(manifest: str, index: str | bytes, payload: bytes = b"", version: object = VERSION) -> bytes:
+def forge(manifest: str, index: str, payload: bytes = b"") -> bytes:
     """A file with these contents and the digest that fits them."""
+    return forge_text(f'{{"manifest":{manifest},"index":{index}}}'.encode("utf-8", "replace"), payload)
+
+
+def forge_text(text: bytes, payload: bytes = b"") -> bytes:
+    """A file of this text."""
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    return framed(deflater.compress(text) + deflater.flush(), payload)
+
+
+def forge_1(manifest: str, index: str | bytes, payload: bytes = b"", version: object = 1) -> bytes:
+    """The same of format 1."""
     manifest = manifest.encode("utf-8", "replace").decode()
     packed = zlib.compress(index if isinstance(index, bytes) else index.encode("utf-8", "replace"))
     parts = {"index": np.frombuffer(packed, np.uint8), "payload": np.frombuffer(payload, np.uint8)}
-    return safetensors.numpy.save(parts, {KEY: f"{version} {_digest(manifest, packed, payload)} {manifest}"})
+    return safetensors.numpy.save(parts, {format_1.KEY: f"{version} {_digest(manifest, packed, payload)} {manifest}"})

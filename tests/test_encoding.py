@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from art_atmc import Quantization, Sparsity, Weights
-from art_atmc.files.encoding import DTYPES, EncodedTensor, decode, encode, entropy_bits
+from art_atmc.files.encoding import DTYPES, EncodedTensor, codebook_bits, decode, encode, entropy_bits
+from art_atmc.files.range_coding import RangeEncoder, SymbolReader
+from art_atmc.files.words import packed_bits, put_words, rounded, take_words
 
 
 def bits_of(tensor):
@@ -118,9 +120,36 @@ def test_form_is_the_cheapest(density, bits, form):
 def test_record_is_near_the_entropy(density, bits):
     weight = network_weight(300_000, density, bits)
     encoded = encode(weight)
-    bound = entropy_bits(weight, encoded) / 8 + encoded.codebook_bytes
+    bound = (entropy_bits(weight, encoded) + codebook_bits(weight, encoded)) / 8
     # Frequencies take up to five bits a code, the coder's last word and the frequencies of the gaps some thirty.
     assert bound - 8 <= len(encoded.record) <= 1.005 * bound + 0.7 * (encoded.codes or 0) + 40
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]),
+    st.integers(1, 300),
+    st.integers(0, 52),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=200)
+def test_packed_words_come_back_in_the_bits_that_were_announced(dtype, count, zeros, seed):
+    rng = np.random.default_rng(seed)
+    size = 8 * dtype.itemsize
+    words = rng.integers(0, 1 << min(size, 63), count, np.uint64) >> np.uint64(min(zeros, size - 1) // 2)
+    words = (words >> np.uint64(zeros % size) << np.uint64(zeros % size)).astype(f"<u{dtype.itemsize}")
+    coder = RangeEncoder()
+    put_words(coder, words, dtype)
+    record = coder.get_compressed().astype("<u4").tobytes()
+    assert (take_words(SymbolReader(record), count, dtype) == words).all()
+    assert packed_bits(words, dtype) - 1 <= 8 * len(record) <= packed_bits(words, dtype) + 64
+
+
+def test_biases_take_the_bits_that_they_need():
+    biases = torch.tensor(np.random.default_rng(0).uniform(0.25, 1, 1000), dtype=torch.float32)
+    assert 1000 * 24 <= 8 * len(encode(biases).record) <= 1000 * 24 + 100  # two exponents, 23 bits of mantissa
+    assert 1000 * 5 <= 8 * len(encode(rounded(biases, 4)).record) <= 1000 * 5.2 + 100
+    count = torch.tensor([230], dtype=torch.int64)
+    assert len(encode(count).record) == 4  # of eight
 
 
 def test_entropy_is_that_of_the_textbook():

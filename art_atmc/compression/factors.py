@@ -204,7 +204,7 @@ def decomposed(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         f"{name}.{local}".lstrip("."): (layer, local)
         for name, layer in unwrapped(model).named_modules()
-        if parametrize.is_parametrized(layer)
+        if "parametrizations" in layer._modules  # not what torch.compile's wrapper passes on
         for local, form in layer.parametrizations.items()  # type: ignore[union-attr, operator]
         if isinstance(form[0], LowRankPlusSparse)
     }

@@ -140,7 +140,7 @@ def compressible(model: nn.Module, ignore: Sequence[str] = ()) -> Weights:
     for layer_name, layer in model.named_modules():
         for local, parameters, size in _matrices(layer):
             dense_name = f"{layer_name}.{local}".lstrip(".")
-            matched = [p for p in ignore if _matches(p, dense_name)]
+            matched = [p for p in ignore if matches(p, dense_name)]
             used.update(matched)
             if matched or seen.issuperset(map(id, parameters.values())):
                 continue
@@ -222,10 +222,11 @@ def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], 
 
 
 def _parametrizations(layer: nn.Module) -> dict[str, parametrize.ParametrizationList]:
-    return dict(layer.parametrizations.items()) if parametrize.is_parametrized(layer) else {}  # type: ignore
+    own = "parametrizations" in layer._modules  # what torch.compile wraps answers for its wrapper too
+    return dict(layer.parametrizations.items()) if own else {}  # type: ignore[operator, union-attr]
 
 
-def _matches(pattern: str, dense_name: str) -> bool:
+def matches(pattern: str, dense_name: str) -> bool:
     """A pattern names the parameter, its layer, or a module above it."""
     parts = dense_name.split(".")
     return any(fnmatch.fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))

@@ -205,10 +205,10 @@ def _missing() -> str:
 
 
 def _inputs(model: CompressedModel, size: int, seed: int) -> Tensor:
-    manifest = model.manifest
-    uniform = torch.rand(size, *manifest.input_shape, generator=torch.Generator().manual_seed(seed))
+    manifest, shape = model.manifest, model.input_shape()
+    uniform = torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed))
     # One number, or one for each channel, which stand first or last.
-    trailing = len(manifest.input_shape) - 1 if manifest.channels_first else 0
+    trailing = len(shape) - 1 if manifest.channels_first else 0
     low, high = (torch.tensor(v).reshape(-1, *[1] * trailing) for v in manifest.clip_values or (0.0, 1.0))
     return low + (high - low) * uniform
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from art_atmc.files.model import CompressedModel
-from art_atmc.networks import NETWORKS
 
 __all__ = ["Subject", "subject"]
 
@@ -68,10 +67,10 @@ def subject(path: Path, module: nn.Module | None = None) -> Subject:
 def _dense(path: Path, small: CompressedModel, module: nn.Module | None) -> PyTorchClassifier | None:
     if not path.is_file():
         return None
-    model = module or NETWORKS[str(small.manifest.network)](small.manifest.nb_classes)
+    model = module or small.built()
     model.load_state_dict(load_file(path))
     limits = small.manifest.clip_values
-    shape = tuple(small.manifest.input_shape)
+    shape = small.input_shape()
     return PyTorchClassifier(
         model.eval(), nn.CrossEntropyLoss(), shape, small.manifest.nb_classes, clip_values=limits, preprocessing=None
     )

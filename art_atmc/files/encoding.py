@@ -5,9 +5,9 @@ A tensor is seen as n machine words. Some are zero, and the others often take fe
 * *positions*: which words differ from zero, as gaps between them;
 * *codes*: which entry of a codebook a word is, in place of the word;
 
-and :func:`encode` takes the cheapest combination. Gaps and codes go through one range coder (``constriction``) whose
-models are made of small whole numbers only, so that every machine decodes what another encoded. Words are compared as
-bits: minus zero, infinities and NaNs come back as they were.
+and :func:`encode` takes the cheapest combination. Words, where they are few, gaps and codes go through one range coder
+(``constriction``) whose models are made of small whole numbers only, so that every machine decodes what another
+encoded. Words are compared as bits: minus zero, infinities and NaNs come back as they were.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from art_atmc.files.range_coding import RangeEncoder, SymbolReader, Uniform, put_symbols
+from art_atmc.files.words import MAX_PACKED, packed_bits, put_words, take_words
 
-__all__ = ["EncodedTensor", "decode", "encode", "entropy_bits"]
+__all__ = ["EncodedTensor", "codebook_bits", "decode", "encode", "entropy_bits"]
 
 Words: TypeAlias = npt.NDArray[Any]
 
@@ -37,6 +38,8 @@ DTYPES: Final[dict[str, torch.dtype]] = {
 MAX_CODES: Final = 65_536
 MAX_SHIFT: Final = 20
 OVERHEAD: Final = 96  # bits that the coder's last word and the frequencies of the gaps take, about
+FLUSH: Final = 40  # bits that the coder's last word takes
+BLOCK: Final = 1 << 20  # codes that are decoded at a time
 ESCAPE: Final = 63  # the gap goes on: what the symbol adds to its high part
 
 
@@ -47,20 +50,23 @@ class EncodedTensor:
 
     :param dtype: torch's name of the type, such as ``"float32"``.
     :param shape: of the tensor.
-    :param record: the codebook or the words as they are, then the range coder's output.
+    :param record: the codebook or the words, where they are not packed, then the range coder's output.
     :param nnz: number of words that differ from zero, where positions are stored; else None.
     :param codes: number of entries of the codebook, where there is one; else None.
     :param gaps: number of symbols that tell the gaps.
     :param shift: number of low bits of a gap, which are all but uniform and are coded so.
+    :param packed: whether the codebook or the words are in the range coder's output too
+        (:mod:`art_atmc.files.words`). A packed codebook of one value needs no codes.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    record: bytes
+    record: bytes = dataclasses.field(repr=False)
     nnz: int | None = None
     codes: int | None = None
     gaps: int = 0
     shift: int = 0
+    packed: bool = False
 
     @property
     def form(self) -> str:
@@ -79,9 +85,10 @@ class EncodedTensor:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     @property
-    def codebook_bytes(self) -> int:
-        """Size of the codebook within the record."""
-        return (self.codes or 0) * DTYPES[self.dtype].itemsize
+    def coded(self) -> int:
+        """Number of codes that are stored."""
+        count = math.prod(self.shape) if self.nnz is None else self.nnz
+        return 0 if self.codes is None or (self.packed and self.codes == 1) else count
 
 
 def encode(tensor: Tensor) -> EncodedTensor:
@@ -91,7 +98,7 @@ def encode(tensor: Tensor) -> EncodedTensor:
     :raises ValueError: for another type, such as a complex one.
 
     >>> weight = torch.zeros(1000, 1000)
-    >>> weight[::100, ::10] = 0.5
+    >>> weight[::100, ::10] = 0.3
     >>> encoded = encode(weight)
     >>> encoded.form, encoded.nnz, encoded.codes, len(encoded.record) < 1200
     ('positions + codes', 1000, 1, True)
@@ -103,8 +110,13 @@ def encode(tensor: Tensor) -> EncodedTensor:
         raise ValueError(f"tensors of type {tensor.dtype} can't be stored; the types are {', '.join(DTYPES)}")
     words = _words(tensor)
     support = np.flatnonzero(words)
-    positions, codebook = _cheapest(words, support)
+    positions, codebook = _cheapest(words, support, tensor.dtype)
+    nonzero = words[support] if positions else words
+    plain = nonzero if codebook is None else codebook
+    packed = _is_packed(plain, tensor.dtype, codebook is not None)
     coder = RangeEncoder()
+    if packed:
+        put_words(coder, plain, tensor.dtype)
     gaps, shift = 0, 0
     if positions and len(support):
         symbols, low, shift = _split(np.diff(support, prepend=-1) - 1)
@@ -113,18 +125,17 @@ def encode(tensor: Tensor) -> EncodedTensor:
         put_symbols(coder, symbols)
         if shift:
             coder.encode(low, Uniform(1 << shift))
-    plain = words[support] if positions else words
-    if codebook is not None:
-        put_symbols(coder, codebook.searchsorted(plain).astype(np.int32))
-        plain = codebook
+    if codebook is not None and not (packed and len(codebook) == 1):
+        put_symbols(coder, codebook.searchsorted(nonzero).astype(np.int32))
     return EncodedTensor(
         dtype,
         tuple(tensor.shape),
-        plain.tobytes() + coder.get_compressed().astype("<u4").tobytes(),
+        (b"" if packed else plain.tobytes()) + coder.get_compressed().astype("<u4").tobytes(),
         len(support) if positions else None,
         None if codebook is None else len(codebook),
         gaps,
         shift,
+        packed,
     )
 
 
@@ -137,27 +148,22 @@ def decode(encoded: EncodedTensor) -> Tensor:
     word, count = _word(dtype), math.prod(encoded.shape)
     nnz = count if encoded.nnz is None else encoded.nnz
     _check_counts(encoded, count, nnz)
-    length = (nnz if encoded.codes is None else encoded.codes) * word.itemsize
-    if length > len(encoded.record):
-        raise ValueError("it ends early")
-    if not (encoded.gaps or encoded.codes or length == len(encoded.record)):
-        raise ValueError("it holds more words than entries")
-    plain, stream = np.frombuffer(encoded.record[:length], word), SymbolReader(encoded.record[length:])
-    if dtype == torch.bool and (plain > 1).any():
-        raise ValueError("its truth values are neither 0 nor 1")
-    support: Any = slice(nnz)
-    if encoded.gaps:
-        support = _positions(stream, encoded)
-        if support[-1] >= count:
-            raise ValueError("its positions leave the tensor")
-    if encoded.codes is not None:
-        codes = stream.symbols(nnz, encoded.codes)
-        if codes.max() >= encoded.codes:  # the second symbol of an alphabet of one
-            raise ValueError("its codes are broken")
-        plain = plain[codes]
-    stream.finish()
+    plain, stream = _plain(encoded, nnz if encoded.codes is None else encoded.codes, dtype)
+    support = _positions(stream, encoded) if encoded.gaps else None
+    if support is not None and support[-1] >= count:
+        raise ValueError("its positions leave the tensor")
     words = np.zeros(count, word)
-    words[support] = plain
+    if encoded.coded:
+        model = stream.model(encoded.codes or 0)
+        for start in range(0, nnz, BLOCK):  # all at once would take several times the tensor's memory
+            block = slice(start, min(start + BLOCK, nnz))
+            codes = stream.take(block.stop - start, model)
+            if codes.max() >= len(plain):  # the second symbol of an alphabet of one
+                raise ValueError("its codes are broken")
+            words[block if support is None else support[block]] = plain[codes]
+    else:
+        words[slice(nnz) if support is None else support] = plain
+    stream.finish()
     return torch.from_numpy(words.view(np.uint8)).view(dtype).reshape(encoded.shape)
 
 
@@ -168,9 +174,9 @@ def entropy_bits(tensor: Tensor, encoded: EncodedTensor) -> float:
               h(p) = -p \log_2 p - (1 - p) \log_2 (1 - p)
 
     for n words of which z differ from zero; :math:`H` is the entropy of the codes' frequencies, or the length of a word
-    where words are stored as they are. Codebooks are not in it.
+    as it is stored. Codebooks are not in it.
 
-    >>> half = torch.tensor([0.0, 1.0]).repeat(400)
+    >>> half = torch.tensor([0.3, 0.7]).repeat(400)
     >>> entropy_bits(half, encode(half))
     800.0
     """
@@ -178,8 +184,47 @@ def entropy_bits(tensor: Tensor, encoded: EncodedTensor) -> float:
     stored = words if encoded.nnz is None else words[words != 0]
     bits = _support_bits(len(words), len(stored))
     if encoded.codes is None:
-        return bits + 8 * stored.nbytes
+        return bits + (packed_bits(stored, tensor.dtype) if encoded.packed else 8 * stored.nbytes)
     return bits + _code_bits(np.unique(stored, return_counts=True)[1])
+
+
+def codebook_bits(tensor: Tensor, encoded: EncodedTensor) -> float:
+    """Size of the codebook within the record, in bits; 0 where there is none."""
+    if encoded.codes is None:
+        return 0.0
+    words = _words(tensor)
+    codebook = np.unique(words if encoded.nnz is None else words[words != 0])
+    return packed_bits(codebook, tensor.dtype) if encoded.packed else 8.0 * codebook.nbytes
+
+
+def _is_packed(plain: Words, dtype: torch.dtype, codebook: bool) -> bool:
+    """Whether the words or the codebook go through the coder."""
+    if not 0 < len(plain) <= MAX_PACKED:
+        return False
+    return (codebook and len(plain) == 1) or packed_bits(plain, dtype) + FLUSH < 8 * plain.nbytes
+
+
+def _plain_bits(plain: Words, dtype: torch.dtype) -> float:
+    """What words take that are stored as they are or packed."""
+    return packed_bits(plain, dtype) if _is_packed(plain, dtype, codebook=False) else 8.0 * plain.nbytes
+
+
+def _plain(encoded: EncodedTensor, count: int, dtype: torch.dtype) -> tuple[Words, SymbolReader]:
+    """The codebook or the words, and what follows them."""
+    word = _word(dtype)
+    if encoded.packed and encoded.record:
+        stream = SymbolReader(encoded.record)
+        plain = take_words(stream, count, dtype)
+    else:
+        length = count * word.itemsize
+        if length > len(encoded.record):
+            raise ValueError("it ends early")
+        if not (encoded.gaps or encoded.codes or length == len(encoded.record)):
+            raise ValueError("it holds more words than entries")
+        plain, stream = np.frombuffer(encoded.record[:length], word), SymbolReader(encoded.record[length:])
+    if dtype == torch.bool and (plain > 1).any():
+        raise ValueError("its truth values are neither 0 nor 1")
+    return plain, stream
 
 
 def _word(dtype: torch.dtype) -> np.dtype[Any]:
@@ -193,17 +238,16 @@ def _words(tensor: Tensor) -> Words:
     return flat.view(torch.uint8).numpy().view(_word(tensor.dtype))
 
 
-def _cheapest(words: Words, support: Words) -> tuple[bool, Words | None]:
+def _cheapest(words: Words, support: Words, dtype: torch.dtype) -> tuple[bool, Words | None]:
     """Whether to store positions, and the codebook where codes pay."""
-    bits = 8 * words.itemsize
     values = words[support]
     with_positions = _support_bits(len(words), len(values)) + OVERHEAD
-    candidates: list[tuple[float, bool, Words | None]] = [(bits * len(words), False, None)]
+    candidates: list[tuple[float, bool, Words | None]] = [(_plain_bits(words, dtype), False, None)]
     if len(values) < len(words):
-        candidates.append((with_positions + bits * len(values), True, None))
+        candidates.append((with_positions + _plain_bits(values, dtype), True, None))
     if len(values) and (codebook := _codebook(values)) is not None:
         counts = np.bincount(codebook.searchsorted(values))
-        cost = with_positions + _code_bits(counts) + (bits + 4) * len(codebook)
+        cost = with_positions + _code_bits(counts) + _plain_bits(codebook, dtype) + 4 * len(codebook)
         candidates.append((cost, len(values) < len(words), codebook))
     return min(candidates, key=lambda candidate: candidate[0])[1:]
 
@@ -263,5 +307,6 @@ def _check_counts(encoded: EncodedTensor, count: int, nnz: int) -> None:
         or not 0 <= encoded.shift <= MAX_SHIFT
         or not (nnz <= encoded.gaps <= nnz + count // ESCAPE if scattered else encoded.gaps == 0)
         or not (encoded.codes is None or 0 < encoded.codes <= min(nnz, MAX_CODES))
+        or (encoded.packed and not 0 < (nnz if encoded.codes is None else encoded.codes) <= MAX_PACKED)
     ):
         raise ValueError("it announces more or other entries than its shape can hold")

@@ -1,8 +1,8 @@
-"""What a compressed model says of itself: its constraints, and what an ART classifier round it is made of."""
+"""What a compressed model says of itself: its constraints, and what an ART classifier around it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Final, TypeAlias, final
 
@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from rich.table import Table
 
 from art_atmc.classifiers.compressed import preprocessing
-from art_atmc.compression.constraints import Constraint
+from art_atmc.support.terminal import plain_text
 
-__all__ = ["Manifest", "classifier_options", "manifest"]
+__all__ = ["Manifest", "classifier_fields", "classifier_options", "library_versions", "plain_json"]
 
 DEFENCES: Final = ("preprocessing_defences", "postprocessing_defences")  # arbitrary code, which no file of ours holds
+
+MAX_CONSTRAINTS: Final = 100
 
 Limit: TypeAlias = float | list[float]
 Size: TypeAlias = Annotated[int, Field(gt=0, lt=2**31)]
@@ -28,13 +30,16 @@ class Record(BaseModel):
 
 @final
 class Manifest(Record):
-    """What a person wants to know of the file, and what an ART classifier is made of.
+    """What a person wants to know of the file, and what an ART classifier is made of where the network is one.
 
     :param constraints: by their ``repr``.
     :param ignore: the patterns of layers that the constraints left alone.
     :param network: a name in :data:`art_atmc.networks.NETWORKS`; None where the user supplies the module.
-    :param input_shape: of one example.
-    :param nb_classes: number of outputs.
+    :param members: networks within the network by the names of their modules, such as those of an ensemble, each with
+        the constraints that hold for it alone.
+    :param input_shape: of one example; None where it is not known.
+    :param nb_classes: number of outputs of a classifier; None for any other network, which has no field below but the
+        last two.
     :param clip_values: smallest and largest input, numbers or one for each channel.
     :param channels_first: whether inputs are (C, H, W) rather than (H, W, C).
     :param preprocessing: mean and standard deviation that the classifier standardises inputs with.
@@ -43,41 +48,43 @@ class Manifest(Record):
     :param versions: of the libraries that wrote the file.
     """
 
-    constraints: list[str]
-    ignore: list[str]
-    network: str | None
-    input_shape: list[Size]
-    nb_classes: Size
-    clip_values: tuple[Limit, Limit] | None
-    channels_first: bool
-    preprocessing: tuple[Limit, Limit] | None
-    supplied: list[str]
-    metrics: dict[str, JsonValue]
-    versions: dict[str, str]
+    constraints: Annotated[list[str], Field(max_length=MAX_CONSTRAINTS)] = []
+    ignore: list[str] = []
+    network: str | None = None
+    members: dict[str, Manifest] = {}
+    input_shape: list[Size] | None = None
+    nb_classes: Size | None = None
+    clip_values: tuple[Limit, Limit] | None = None
+    channels_first: bool = True
+    preprocessing: tuple[Limit, Limit] | None = None
+    supplied: list[str] = []
+    metrics: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network is an ART classifier's."""
+        return self.nb_classes is not None and self.input_shape is not None
 
     def table(self) -> Table:
         """For a terminal: a row for each field."""
         table = Table(show_header=False, box=None)
         for name, value in self:
-            if isinstance(value, dict):
+            if name == "members":
+                text = ", ".join(f"{key} ({', '.join(one.constraints)})" for key, one in self.members.items())
+            elif isinstance(value, dict):
                 text = ", ".join(f"{key} {item}" for key, item in value.items())
             elif isinstance(value, list | tuple):
                 text = ", ".join(map(str, value))
             else:
                 text = "" if value is None else str(value)
             if text:
-                table.add_row(name.replace("_", " "), text)
+                table.add_row(name.replace("_", " "), plain_text(text))
         return table
 
 
-def manifest(
-    classifier: PyTorchClassifier,
-    constraints: Sequence[Constraint],
-    ignore: Sequence[str],
-    network: str | None,
-    metrics: Mapping[str, JsonValue] | None,
-) -> Manifest:
-    """The manifest of a network that ``classifier`` holds; see :meth:`art_atmc.CompressedModel.of`."""
+def classifier_fields(classifier: PyTorchClassifier) -> dict[str, Any]:
+    """What the manifest says of an ART classifier besides its network."""
     standardised = preprocessing(classifier)
     supplied = [name for name in DEFENCES if getattr(classifier, name)]
     clip, standard = _plain_numbers(classifier.clip_values), _plain_numbers(standardised)
@@ -85,20 +92,31 @@ def manifest(
     supplied += [] if standardised is None or standard else ["preprocessing"]
     if standard == (0.0, 1.0):  # ART's default, which changes nothing
         standard = None
+    return {
+        "input_shape": [int(side) for side in classifier.input_shape],
+        "nb_classes": int(classifier.nb_classes),
+        "clip_values": clip,
+        "channels_first": bool(classifier.channels_first),
+        "preprocessing": standard,
+        "supplied": supplied,
+    }
+
+
+def plain_json(value: Any) -> Any:
+    """``value`` with numpy's numbers and arrays as JSON has them, tuples as lists, and keys as texts."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    return value
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that write the file."""
     packages = ("art-atmc", "adversarial-robustness-toolbox", "torch", "numpy", "constriction", "safetensors")
-    return Manifest(
-        constraints=[repr(c) for c in constraints],
-        ignore=list(ignore),
-        network=network,
-        input_shape=list(classifier.input_shape),
-        nb_classes=classifier.nb_classes,
-        clip_values=clip,
-        channels_first=classifier.channels_first,
-        preprocessing=standard,
-        supplied=supplied,
-        metrics=dict(metrics or {}),
-        versions={name: version(name) for name in packages},
-    )
+    return {name: version(name) for name in packages}
 
 
 def classifier_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +124,8 @@ def classifier_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[s
 
     :raises ValueError: when a setting that the file can't hold is not among ``options``.
     """
+    if not manifest.classifies:
+        raise ValueError("the file holds no classifier but another network; put it into a module with restore(module)")
     if missing := [name for name in manifest.supplied if name not in options]:
         raise ValueError(f"the classifier was made with {missing}, which the file can't hold; hand them over again")
     return {

@@ -1,4 +1,4 @@
-"""The compressed network itself: made from a trained classifier, saved, loaded, and turned back into one."""
+"""The compressed network itself: made from a trained one, saved, loaded, and turned back into one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
-from art_atmc.compression.factors import LowRankPlusSparse, decompose_weight, decomposed
-from art_atmc.compression.weights import Weights, compressible, unwrapped
-from art_atmc.files.container import Entry, Index, check_names, read, serialized, write
-from art_atmc.files.encoding import DTYPES, EncodedTensor, decode, encode
+from art_atmc.compression.factors import LowRankPlusSparse, decompose_weight
+from art_atmc.compression.weights import Weights, unwrapped
+from art_atmc.files.container import read, serialized, write
+from art_atmc.files.encoding import DTYPES, EncodedTensor, decode
+from art_atmc.files.index import Index
+from art_atmc.files.making import check_members, encoded_parts, verify
 from art_atmc.files.manifest import Manifest, classifier_options
-from art_atmc.files.manifest import manifest as describe
-from art_atmc.files.state_names import differences, plain, stored, tied, torch_names
-from art_atmc.inference.optimize import multiply_adds, optimized
+from art_atmc.files.state_names import differences, factored, torch_names
+from art_atmc.inference.optimize import optimized
 from art_atmc.networks import NETWORKS
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["CompressedModel"]
 
 MAX_BYTES = 1 << 30
+PRODUCT = 1 << 8  # multiply-adds to form weights from factors, for each byte of `max_bytes`: some seconds a gigabyte
 
 
 @final
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class CompressedModel:
     r"""A network that obeys its constraints exactly, encoded near the entropy bound.
 
@@ -46,13 +48,12 @@ class CompressedModel:
 
     Made by :meth:`art_atmc.ATMCTrainer.compress`, :meth:`of` or :meth:`load`.
 
-    >>> from torch.nn import CrossEntropyLoss, Linear
+    >>> from torch.nn import Linear
     >>> from art_atmc import Sparsity
     >>> layer = Linear(64, 10)
     >>> with torch.no_grad():
     ...     _ = layer.weight[:, 6:].zero_()
-    >>> classifier = PyTorchClassifier(layer, CrossEntropyLoss(), (64,), 10)
-    >>> small = CompressedModel.of(classifier, [Sparsity(density=0.1)])
+    >>> small = CompressedModel.of(layer, [Sparsity(density=0.1)])
     >>> torch.equal(small.restore(Linear(64, 10)).weight, layer.weight)
     True
     """
@@ -64,46 +65,40 @@ class CompressedModel:
     @classmethod
     def of(
         cls,
-        classifier: PyTorchClassifier,
+        classifier: PyTorchClassifier | nn.Module,
         constraints: Sequence[Constraint] = (),
         *,
         ignore: Sequence[str] = (),
         network: str | None = None,
         metrics: Mapping[str, JsonValue] | None = None,
+        members: Mapping[str, CompressedModel] | None = None,
+        input_shape: Sequence[int] | None = None,
+        mantissa_bits: int | None = None,
     ) -> CompressedModel:
-        """Encode the network of ``classifier``.
+        """Encode the network of ``classifier``, or any other network.
 
+        :param classifier: an ART classifier, or a torch module: a generator, a codec.
         :param constraints: what the weights must obey; checked here.
         :param ignore: patterns of the layers that the constraints leave alone.
         :param network: the network's name in :data:`art_atmc.networks.NETWORKS`, where it is one of them; then the
             file restores without a module.
         :param metrics: figures to keep in the file, such as accuracies.
-        :raises TypeError: for another classifier than ART's for PyTorch.
-        :raises ValueError: naming the constraints that do not hold, a network that is not the named one, and settings
-            that the file can't keep.
+        :param members: networks within the network, such as those of an ensemble, as they were compressed, by the names
+            of their modules. What holds for each of them alone is kept; :meth:`member` gives them back.
+        :param input_shape: of one example of a module, for its multiply-adds and its ONNX graph; a classifier has one.
+        :param mantissa_bits: round what the constraints leave alone (biases, normalisation, ignored layers) to so many
+            bits of mantissa, of which float32 has 23; the file then restores another network than this one, which is
+            the one to test. By default nothing is rounded.
+        :raises TypeError: for anything but a classifier of torch or a module.
+        :raises ValueError: naming the constraints that do not hold, a network that is not the named one, and all that
+            the file can't keep.
         """
-        if not isinstance(classifier, PyTorchClassifier):
-            raise TypeError(
-                f"`classifier` must be an ART PyTorchClassifier, got {type(classifier).__name__}; wrap the torch "
-                "module as PyTorchClassifier(model, loss, input_shape, nb_classes)"
-            )
-        model = classifier.model
-        weights = compressible(model, ignore)
-        _check_hold(constraints, weights, "fit() ends on weights that do, and later training breaks them")
-        state = stored(model)
-        ties = tied(state)
-        tensors = {name: encode(tensor) for name, tensor in state.items() if name not in ties}
-        index = Index(
-            tensors={name: Entry.of(tensor) for name, tensor in tensors.items()},
-            factored=list(decomposed(model)),
-            compressed=list(weights),
-            tied=ties,
-            positions=_positions(classifier),
-        )
-        check_names(index)
-        made = cls(describe(classifier, constraints, ignore, network, metrics), index, MappingProxyType(tensors))
+        members = members or {}
+        parts = encoded_parts(classifier, constraints, ignore, network, metrics, members, input_shape, mantissa_bits)
+        made = cls(*parts)
+        check_members(made, members)
         if network is not None:
-            made._check_network()
+            made.check_network()
         return made
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -118,19 +113,31 @@ class CompressedModel:
     def load(cls, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> CompressedModel:
         """Read a file that :meth:`save` wrote. Nothing in it is executed.
 
-        :param max_bytes: most memory that its tensors may take once decoded; guards against files that announce
-            more than a machine can hold.
+        :param max_bytes: most memory that decoding its tensors may take, which bounds the time of it too; guards
+            against files that announce more than a machine can hold.
         :raises OSError: when it can't be read.
         :raises ValueError: when it is no such file, is damaged, or was written by a newer version.
         """
         manifest, index, tensors = read(Path(path), max_bytes)
         _check_kinds(index, tensors)
+        _check_products(index, tensors, max_bytes)
         return cls(manifest, index, MappingProxyType(tensors))
 
     @property
     def file_bytes(self) -> int:
         """Size of the file that :meth:`save` writes."""
         return len(serialized(self.manifest, self.index, self._payload()))
+
+    @property
+    def dense_bytes(self) -> int:
+        """Size of the dense tensors in memory, tied ones once."""
+        own = [tensor for name, tensor in self.tensors.items() if self.owner(name) == name or name.endswith(".C")]
+        return sum(tensor.dense_bytes for tensor in own)
+
+    def __repr__(self) -> str:
+        held = ", ".join(self.manifest.constraints) or "no constraint"
+        size = sum(len(tensor.record) for tensor in self.tensors.values())
+        return f"<CompressedModel: {len(self.tensors)} tensors in {size:,} bytes, {held}>"
 
     def restore(self, module: nn.Module | None = None, *, optimize: bool = False) -> nn.Module:
         """Put the tensors into ``module``, in place, bit for bit; on the module's device.
@@ -145,64 +152,97 @@ class CompressedModel:
         :raises ValueError: when the module's parameters are others, all differences named; it is unchanged then.
         """
         if module is None:
-            self._check_network()  # first, since a wrong number of classes may ask for any amount of memory
+            self.check_network()  # first, since a wrong number of classes may ask for any amount of memory
             with torch.random.fork_rng(devices=[]):
-                module = self._built()
+                module = self.built()
         self._check_fits(module, "the module")
         values = self.decoded()  # all of them, so that a broken record leaves the module as it was
-        for name in set(self.index.factored) - decomposed(module).keys():
-            decompose_weight(module, name)
+        theirs = torch_names(module)
+        for name in {*self.index.factored} - factored(module).keys():
+            decompose_weight(unwrapped(module), theirs[name])
         names = torch_names(module)
-        unwrapped(module).load_state_dict({names.get(name, name): values[name] for name in values})
+        unwrapped(module).load_state_dict({names[name]: values[name] for name in values})
         module.eval()
         return optimized(module, self.index.positions) if optimize else module
 
     def classifier(
         self, module: nn.Module | None = None, *, optimize: bool = False, loss: nn.Module | None = None, **options: Any
     ) -> CompressedClassifier:
-        """An ART classifier round the restored network.
+        """An ART classifier around the restored network.
 
         :param module: as for :meth:`restore`.
         :param optimize: as for :meth:`restore`.
         :param loss: by default the cross-entropy.
         :param options: further arguments of ``PyTorchClassifier``, in place of what the manifest says.
+        :raises ValueError: when the network is no classifier's, and as :meth:`restore` does.
         """
+        settings = classifier_options(self.manifest, options)
         return CompressedClassifier(
             self.restore(module, optimize=optimize),
             nn.CrossEntropyLoss() if loss is None else loss,
-            tuple(self.manifest.input_shape),
+            tuple(self.manifest.input_shape or ()),
             self.manifest.nb_classes,
-            **classifier_options(self.manifest, options),
+            **settings,
         )
+
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example.
+
+        :raises ValueError: when the file does not say it.
+        """
+        if self.manifest.input_shape is None:
+            raise ValueError("the file says no input shape; make it with CompressedModel.of(..., input_shape=...)")
+        return tuple(self.manifest.input_shape)
+
+    def member(self, name: str) -> CompressedModel:
+        """A network within the network, as it was compressed.
+
+        :raises KeyError: when there is none of this name, naming those that there are.
+        """
+        if name not in self.manifest.members:
+            raise KeyError(f"there is no member {name!r}; there are {', '.join(self.manifest.members) or 'none'}")
+        prefix = f"{name}."
+
+        def own(names: Any) -> Any:
+            within = [n for n in names if n.startswith(prefix)]
+            if isinstance(names, Mapping):
+                return {n.removeprefix(prefix): names[n] for n in within}
+            return [n.removeprefix(prefix) for n in within]
+
+        tied = {n: first.removeprefix(prefix) for n, first in own(self.index.tied).items() if first.startswith(prefix)}
+        index = Index(**{field: own(value) for field, value in self.index} | {"tied": tied})
+        return CompressedModel(self.manifest.members[name], index, MappingProxyType(own(self.tensors)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """A plain dense state dict, factors folded; a network needs nothing of this package to load it."""
-        values = self.decoded()
         state: dict[str, Tensor] = {}
-        for name, value in values.items():
+        for name in self.tensors:
             weight = self.owner(name)
             if weight == name:
-                state[name] = value
+                state[name] = self.tensor(name)
             elif weight not in state:
-                factors = [values[f"{weight}.{factor}"] for factor in LowRankPlusSparse.names]
-                state[weight] = LowRankPlusSparse(factors[-1].shape)(*factors)
-        return state
+                state[weight] = self.folded(weight)
+        return state | {name: state[first] for name, first in self.index.tied.items()}
 
     def weights(self) -> Weights:
         """The tensors that the constraints hold for, decoded."""
-        values = self.decoded()
+        values = {name: self.tensor(name) for name in self.index.compressed}
         whole = [f"{name}.C" for name in self.index.factored]  # a factor C has the shape of its W
         counted = [n for n in self.index.compressed if self.owner(n) == n or n in whole]
-        return Weights({n: values[n] for n in self.index.compressed}, sum(values[n].numel() for n in counted))
+        return Weights(values, sum(values[n].numel() for n in counted))
 
-    def verify(self) -> None:
+    def verify(self, module: nn.Module | None = None) -> None:
         """Check that the weights obey the constraints of the manifest, as a receiver of the file may want to.
 
-        :raises ValueError: naming the constraints that do not hold, or that no installed plug-in knows.
-        """
-        from art_atmc.plugins import from_repr
+        What must obey them is looked up in the network: every weight that ``ignore`` of the manifest does not name. The
+        file is not asked, since a forger would let the constraints hold for a bias.
 
-        _check_hold([from_repr(text) for text in self.manifest.constraints], self.weights(), "do not trust the file")
+        :param module: a network of the same architecture, which says what is a weight; by default the named one of the
+            manifest. Without either, every tensor of two or more dimensions is taken for one.
+        :raises ValueError: naming the constraints that do not hold, or that no installed plug-in knows, and weights
+            that they were not applied to.
+        """
+        verify(self, module)
 
     def report(self) -> Report:
         """What the file consists of, beside the bounds it is measured against."""
@@ -212,27 +252,52 @@ class CompressedModel:
 
     def decoded(self) -> dict[str, Tensor]:
         """All tensors as they are stored, factors as ``layer.weight.U``, tied ones under each name."""
-        values = {name: _decoded(name, tensor) for name, tensor in self.tensors.items()}
+        values = {name: self.tensor(name) for name in self.tensors}
         return values | {name: values[first] for name, first in self.index.tied.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as it is stored.
+
+        :raises ValueError: when its record is broken.
+        """
+        try:
+            return decode(self.tensors[name])
+        except ValueError as error:
+            raise ValueError(f"the record of `{name}` is broken: {error}") from None
+
+    def folded(self, name: str) -> Tensor:
+        """The weight that the factors of ``name`` form."""
+        U, V, C = (self.tensor(f"{name}.{factor}") for factor in LowRankPlusSparse.names)
+        form = LowRankPlusSparse(C.shape)
+        if not (U.any() and V.any()):  # spares the product
+            return C + (V if form.wide else U).reshape(C.shape)
+        return form(U, V, C)  # type: ignore[no-any-return]
 
     def owner(self, name: str) -> str:
         """The weight that tensor ``name`` is a factor of; ``name`` itself for others."""
         weight = name.rpartition(".")[0]
         return weight if weight in self.index.factored else name
 
+    def check_network(self) -> nn.Module:
+        """The network that the file names, without values; refused with a ``ValueError`` where it does not fit."""
+        with torch.device("meta"):
+            network = self.built()
+        self._check_fits(network, f"the network `{self.manifest.network}`")
+        return network
+
+    def built(self) -> nn.Module:
+        """The network that the file names, as it is before training."""
+        name, nb_classes = self.manifest.network, self.manifest.nb_classes
+        if name is None:
+            raise ValueError("the file names no network; hand over the module: restore(module), or --network")
+        if name not in NETWORKS:
+            raise ValueError(f"there is no network `{name}`; the names are {', '.join(NETWORKS)}")
+        if nb_classes is None:
+            raise ValueError(f"the network `{name}` is a classifier, but the file says no number of classes")
+        return NETWORKS[name](nb_classes)
+
     def _payload(self) -> bytes:
         return b"".join(tensor.record for tensor in self.tensors.values())
-
-    def _built(self) -> nn.Module:
-        if self.manifest.network is None:
-            raise ValueError("the file names no network; hand over the module: restore(module), or --network")
-        if self.manifest.network not in NETWORKS:
-            raise ValueError(f"there is no network `{self.manifest.network}`; the names are {', '.join(NETWORKS)}")
-        return NETWORKS[self.manifest.network](self.manifest.nb_classes)
-
-    def _check_network(self) -> None:
-        with torch.device("meta"):
-            self._check_fits(self._built(), f"the network `{self.manifest.network}`")
 
     def _check_fits(self, module: nn.Module, what: str) -> None:
         """Compare names, shapes, types and ties before anything is decoded."""
@@ -241,19 +306,6 @@ class CompressedModel:
         expected |= {name: expected[first] for name, first in self.index.tied.items()}
         if offences := differences(expected, self.index, module, what):
             raise ValueError(f"{what} does not fit the compressed model:\n  " + "\n  ".join(offences[:20]))
-
-
-def _decoded(name: str, tensor: EncodedTensor) -> Tensor:
-    try:
-        return decode(tensor)
-    except ValueError as error:
-        raise ValueError(f"the record of `{name}` is broken: {error}") from None
-
-
-def _check_hold(constraints: Sequence[Constraint], weights: Weights, remedy: str) -> None:
-    if failing := {c: v for c in constraints if not (v := c.violation(weights)) <= 0}:  # NaN holds nothing
-        distances = ", ".join(f"{c} (squared distance {v:.3g})" for c, v in failing.items())
-        raise ValueError(f"the weights do not obey {distances}; {remedy}")
 
 
 def _check_kinds(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
@@ -270,13 +322,11 @@ def _check_kinds(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
             raise ValueError(f"the factors of `{name}` do not fit one another")
 
 
-def _positions(classifier: PyTorchClassifier) -> dict[str, int]:
-    dtype = next((p.dtype for p in classifier.model.parameters() if p.is_floating_point()), torch.float32)
-    sample = torch.zeros(1, *classifier.input_shape, device=classifier.device, dtype=dtype)
-    sizes = {name: tensor.numel() for name, tensor in plain(classifier.model).items()}
-    try:
-        counts = multiply_adds(unwrapped(classifier.model), sample)
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return {}  # a network that takes no such input, as of words; its report counts no multiply-adds
-    # What another parametrization or a hook computes is no tensor of the file, and an empty weight has no product.
-    return {name: count.dense // sizes[name] for name, count in counts.items() if sizes.get(name)}
+def _check_products(index: Index, tensors: Mapping[str, EncodedTensor], max_bytes: int) -> None:
+    """Refuse factors whose products would take longer than all else that ``max_bytes`` allows."""
+    work = 0
+    for name in index.factored:
+        full = tensors[f"{name}.C"].shape
+        work += full[0] * math.prod(full[1:]) * min(full[0], math.prod(full[1:]))
+    if work > PRODUCT * max_bytes:
+        raise ValueError(f"its factors take {work} multiply-adds to multiply; raise `max_bytes` if you trust it")

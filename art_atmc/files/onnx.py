@@ -45,7 +45,7 @@ def export(model: CompressedModel, path: Path, *, module: nn.Module | None = Non
     module = model.restore(None if module is None else copy.deepcopy(module)).cpu()
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    sample = torch.rand(2, *model.manifest.input_shape, generator=generator).to(dtype)
+    sample = torch.rand(2, *model.input_shape(), generator=generator).to(dtype)
     with torch.no_grad():
         expected = module(sample)
         data = graph_of(module, sample, dense=dense).SerializeToString()

@@ -49,9 +49,13 @@ class SymbolReader:
 
     def symbols(self, count: int, size: int) -> Symbols:
         """Undo :func:`put_symbols` for an alphabet of ``size``."""
+        return self.take(count, self.model(size))
+
+    def model(self, size: int) -> Any:
+        """The distribution of the symbols that follow, of an alphabet of ``size``."""
         low, span = self.take(2, Uniform(MAX_LEVELS))
         levels = self.take(size, Uniform(int(span) + 1)) if span else np.zeros(size, np.int32)
-        return self.take(count, _model(levels + low))
+        return _model(levels + low)
 
     def finish(self) -> None:
         """Refuse output that is not read to its end."""

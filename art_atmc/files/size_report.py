@@ -6,22 +6,28 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, final
 
-import safetensors.torch
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from art_atmc.compression.factors import LowRankPlusSparse
 from art_atmc.compression.paper_size import tensor_sizes
 from art_atmc.compression.weights import Weights
-from art_atmc.files.encoding import entropy_bits
-from art_atmc.support.terminal import as_text
+from art_atmc.files.encoding import DTYPES, codebook_bits, entropy_bits
+from art_atmc.support.terminal import as_text, plain_text
 
 if TYPE_CHECKING:
     from art_atmc.files.model import CompressedModel
 
 __all__ = ["Report", "TensorReport", "WeightReport", "report"]
+
+CODES = {  # safetensors' names of the types
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
+    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8"},
+}
+RANK = 1 << 33  # multiply-adds that finding a rank may take: a second
 
 
 @final
@@ -47,7 +53,7 @@ class TensorReport:
     distinct: int
     paper_bits: int
     bound_bytes: float
-    codebook_bytes: int
+    codebook_bytes: float
     payload_bytes: int
     dense_bytes: int
 
@@ -58,9 +64,11 @@ class WeightReport:
     r"""One weight W that the constraints act on.
 
     :param tensors: the stored tensors, U, V and C or W itself.
-    :param rank: of the product :math:`(I + U) V` (or :math:`U (I + V)`); None without factors.
+    :param rank: of the product :math:`(I + U) V` (or :math:`U (I + V)`); None without factors, and where these are so
+        large that finding it takes seconds, or not finite.
     :param multiply_adds: of one example with the dense W; None where the layer is not counted (embedding, attention).
-    :param sparse_multiply_adds: of one example where only non-zeros of the factors are multiplied.
+    :param sparse_multiply_adds: of one example where only non-zeros of W or of its factors are multiplied; of W where
+        the layer can't run its factors (:class:`~art_atmc.inference.MultiplyAdds`).
     """
 
     name: str
@@ -129,10 +137,10 @@ class Report:
         for column in ("weight", "shape", "nnz", "codes", "rank", "madds", "paper", "bound", "payload"):
             table.add_column(column, justify="left" if column == "weight" else "right", no_wrap=column != "weight")
         for weight in self.weights:
-            table.add_row(*_row(weight.name.removesuffix(".weight"), weight.shape, weight.tensors, weight))
+            table.add_row(*_row(plain_text(weight.name.removesuffix(".weight")), weight.shape, weight.tensors, weight))
             held = [tensor for tensor in weight.tensors if tensor.nnz]
             for tensor in held if len(held) > 1 else ():
-                table.add_row(*_row(f"  {tensor.name[-1]}", tensor.shape, (tensor,)), style="dim")
+                table.add_row(*_row(plain_text(f"  {tensor.name[-1]}"), tensor.shape, (tensor,)), style="dim")
         table.add_section()
         raw = sum(t.payload_bytes for t in self.others)
         bound = sum(t.bound_bytes + t.codebook_bytes for t in self.others)
@@ -147,19 +155,24 @@ class Report:
 
 
 def report(model: CompressedModel) -> Report:
-    """Measure ``model``; decodes it whole."""
-    values = {name: tensor for name, tensor in model.decoded().items() if name not in model.index.tied}
-    rows = {name: _measured(name, tensor, model) for name, tensor in values.items()}
+    """Measure ``model``; decodes one weight after another."""
     names = dict.fromkeys(model.owner(name) for name in model.index.compressed)
-    weights = tuple(_weight(name, model, values, rows) for name in names)
+    weights = tuple(_weight(name, model) for name in names)
     seen = {tensor.name for weight in weights for tensor in weight.tensors}
-    dense = {name: t for name, t in model.state_dict().items() if name not in model.index.tied}
-    return Report(
-        weights,
-        tuple(row for name, row in rows.items() if name not in seen),
-        model.file_bytes,
-        len(safetensors.torch.save(dense)),
-    )
+    others = tuple(_measured(name, model.tensor(name), model) for name in model.tensors if name not in seen)
+    return Report(weights, others, model.file_bytes, _dense_file_bytes(model))
+
+
+def _dense_file_bytes(model: CompressedModel) -> int:
+    """Size of a safetensors file of the dense tensors: its header and what they take."""
+    owners = dict.fromkeys(model.owner(name) for name in model.tensors)
+    dense = {name: model.tensors[f"{name}.C" if name in model.index.factored else name] for name in owners}
+    header: dict[str, object] = {}
+    place = 0
+    for name, tensor in sorted(dense.items(), key=lambda item: (-DTYPES[item[1].dtype].itemsize, item[0])):
+        offsets = [place, place := place + tensor.dense_bytes]
+        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+    return 8 + -(-len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()) // 8) * 8 + place
 
 
 def _measured(name: str, tensor: Tensor, model: CompressedModel) -> TensorReport:
@@ -173,34 +186,43 @@ def _measured(name: str, tensor: Tensor, model: CompressedModel) -> TensorReport
         size.distinct,
         size.paper_bits,
         entropy_bits(tensor, encoded) / 8,
-        encoded.codebook_bytes,
+        codebook_bits(tensor, encoded) / 8,
         len(encoded.record),
         encoded.dense_bytes,
     )
 
 
-def _weight(
-    name: str, model: CompressedModel, values: dict[str, Tensor], rows: dict[str, TensorReport]
-) -> WeightReport:
+def _weight(name: str, model: CompressedModel) -> WeightReport:
     factored = name in model.index.factored
     names = [f"{name}.{factor}" for factor in LowRankPlusSparse.names] if factored else [name]
-    tensors = tuple(rows[n] for n in names)
+    values = [model.tensor(n) for n in names]
+    tensors = tuple(_measured(n, value, model) for n, value in zip(names, values, strict=True))
     places = model.index.positions.get(name)
-    shape = tensors[-1].shape
+    if name in model.index.grouped and factored and places is not None:
+        multiplied = int(model.folded(name).count_nonzero())
+    else:
+        multiplied = sum(t.nnz for t in tensors)
     return WeightReport(
         name,
-        shape,
+        tensors[-1].shape,
         tensors,
-        _rank(values[names[0]], values[names[1]]) if factored else None,
-        None if places is None else places * values[names[-1]].numel(),
-        None if places is None else places * sum(t.nnz for t in tensors),
+        _rank(*values[:2]) if factored else None,
+        None if places is None else places * values[-1].numel(),
+        None if places is None else places * multiplied,
     )
 
 
-def _rank(U: Tensor, V: Tensor) -> int:
-    """Numerical rank of (I + U) V or U (I + V)."""
+def _rank(U: Tensor, V: Tensor) -> int | None:
+    """Numerical rank of (I + U) V or U (I + V); None where it would take long, or there is none."""
     square, full = (U, V) if U.shape[0] == U.shape[1] else (V.T, U.T)
-    product = full.double() + square.double() @ full.double()
+    full = full[:, full.any(0)]
+    meeting = full.any(1)  # rows that are not empty; the others multiply nothing
+    if 0 in full.shape or not meeting.any():
+        return 0
+    if not (full.isfinite().all() and square.isfinite().all()) or len(full) * meeting.sum() * full.shape[1] > RANK:
+        return None
+    product = full.double()
+    product += square[:, meeting].double() @ product[meeting]
     product = product[product.any(1)][:, product.any(0)]
     if 0 in product.shape:
         return 0
@@ -210,8 +232,8 @@ def _rank(U: Tensor, V: Tensor) -> int:
 
 
 def _row(
-    name: str, shape: tuple[int, ...], tensors: tuple[TensorReport, ...], weight: WeightReport | None = None
-) -> list[str]:
+    name: Text, shape: tuple[int, ...], tensors: tuple[TensorReport, ...], weight: WeightReport | None = None
+) -> list[Text | str]:
     adds = None if weight is None else weight.sparse_multiply_adds
     return [
         name,

@@ -77,15 +77,33 @@ def multiply_adds(model: nn.Module, sample: Tensor) -> dict[str, MultiplyAdds]:
     >>> multiply_adds(nn.Sequential(layer), torch.zeros(1, 1, 6, 6))   # 4 x 4 positions
     {'0.weight': MultiplyAdds(dense=288, sparse=144)}
     """
-    counts: dict[str, MultiplyAdds] = {}
+    layers, counts = _applied(model, sample)
+    with torch.no_grad(), evaluating(model), parametrize.cached():
+        return {
+            name: MultiplyAdds(count * layers[name].weight.numel(), count * _nonzeros(layers[name]))
+            for name, count in counts.items()
+        }
+
+
+def uses(model: nn.Module, sample: Tensor) -> dict[str, int]:
+    """How often each weight is applied to one example: once in a linear layer, at each output position in a
+    convolution; see :func:`multiply_adds`.
+
+    >>> uses(nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 6, 6))
+    {'weight': 16}
+    """
+    return _applied(model, sample)[1]
+
+
+def _applied(model: nn.Module, sample: Tensor) -> tuple[dict[str, Any], dict[str, int]]:
+    """The layers by the name of their weight, and how often they apply it."""
+    layers: dict[str, Any] = {}
+    counts: dict[str, int] = {}
 
     def count(name: str, layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         across: Tensor = (args[0] if args else kwargs["input"]) if isinstance(layer, TRANSPOSED) else output
-        positions = across.numel() // (layer.weight.shape[0] * len(sample))
-        before = counts.get(name, MultiplyAdds(0, 0))
-        counts[name] = MultiplyAdds(
-            before.dense + positions * layer.weight.numel(), before.sparse + positions * _nonzeros(layer)
-        )
+        layers[name] = layer
+        counts[name] = counts.get(name, 0) + across.numel() // max(1, layer.weight.shape[0] * len(sample))
 
     first: dict[int, str] = {}
     hooks = []
@@ -101,7 +119,7 @@ def multiply_adds(model: nn.Module, sample: Tensor) -> dict[str, MultiplyAdds]:
     finally:
         for handle in hooks:
             handle.remove()
-    return counts
+    return layers, counts
 
 
 def _nonzeros(layer: Any) -> int:
@@ -194,7 +212,7 @@ def _replaced(model: nn.Module, choose: Callable[[str, Layer], nn.Module | None]
 
 def _is_plain(layer: Any) -> bool:
     """Whether ``layer`` computes what its weight, perhaps a factored one, says, and nothing else."""
-    if parametrize.type_before_parametrizations(layer) not in (nn.Linear, nn.Conv2d):
+    if parametrize.type_before_parametrizations(layer) not in (nn.Linear, nn.Conv2d) or not layer.weight.numel():
         return False
     if getattr(layer, "groups", 1) > 1 or layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return False

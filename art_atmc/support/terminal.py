@@ -1,10 +1,11 @@
-"""What a terminal shows, as plain text: for `print`, logs and notebooks."""
+"""What a terminal shows, as plain text: for `print`, logs and notebooks; and strings of others, as they are."""
 
 from __future__ import annotations
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-__all__ = ["as_text"]
+__all__ = ["as_text", "plain_text", "printable"]
 
 
 def as_text(shown: RenderableType) -> str:
@@ -18,3 +19,21 @@ def as_text(shown: RenderableType) -> str:
     with console.capture() as capture:
         console.print(shown)
     return capture.get().rstrip()
+
+
+def printable(text: object) -> str:
+    """``text`` with whatever steers a terminal or turns the direction of writing made visible.
+
+    >>> print(printable("fc\x1b[31m.weight"))
+    fc\\x1b[31m.weight
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def plain_text(text: object) -> Text:
+    """A string that comes from a file or a user for a cell or title of rich, where it is no markup.
+
+    >>> print(as_text(plain_text("conv[ab]*")))
+    conv[ab]*
+    """
+    return Text(printable(text))
