@@ -12,12 +12,14 @@ from typing import Any, final
 
 import numpy as np
 from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
 from pydantic import JsonValue
 from sklearn.exceptions import NotFittedError
+from torch import nn
 
 from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
-from art_atmc.compression.enforcement import enforced, projected
+from art_atmc.compression.enforcement import enforced, projected, rehearse
 from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
 from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solver import Solver, SolverFactory
@@ -66,7 +68,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param verbose: show our loop's progress bars.
     :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
     :raises ValueError: when the classifier has no optimizer, the model no compressible weight, an ignore pattern no
-        match, the constraints contradict one another, or the network is one that :meth:`compress` could not store.
+        match, the constraints contradict one another or can't hold together, or the network is one that
+        :meth:`compress` could not store.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         self.factored = factored
         self.solvers: list[Solver] = []
         self._solver = solver
-        self._robust: CompressedClassifier | None = None
+        self._robust: PyTorchClassifier | None = None
         weights = compressible(classifier.model, self.ignore)
         if factored:
             check_decomposable(classifier.model, weights)
@@ -126,6 +129,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         for constraint in self.constraints:
             constraint.check(weights)
         check_encodable(classifier.model, self.ignore, decompose=factored)
+        rehearse(self.constraints, _untrained(classifier.model, self.ignore, factored))
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -176,14 +180,11 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         with self._compressing(nb_epochs * batches):
             self.trainer.fit_generator(generator, nb_epochs=nb_epochs, **kwargs)
 
-    def get_classifier(self) -> CompressedClassifier:
-        """The small and robust classifier.
-
-        :raises NotFittedError: before the first :meth:`fit`.
+    def get_classifier(self) -> PyTorchClassifier:
+        """The small and robust classifier, a :class:`~art_atmc.CompressedClassifier`; before the first :meth:`fit` the
+        one that was given. A subclass of ``PyTorchClassifier``, which may have methods of its own, keeps its class.
         """
-        if self._robust is None:
-            raise NotFittedError("there is no compressed classifier yet; call fit() first")
-        return self._robust
+        return self._classifier if self._robust is None else self._robust
 
     def compress(
         self, *, network: str | None = None, metrics: Mapping[str, JsonValue] | None = None
@@ -195,11 +196,12 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         :raises NotFittedError: before the first :meth:`fit`.
         :raises ValueError: naming the constraints that do not hold, as after further training elsewhere.
         """
-        classifier = self.get_classifier()
-        return CompressedModel.of(classifier, self.constraints, ignore=self.ignore, network=network, metrics=metrics)
+        if self._robust is None:
+            raise NotFittedError("there is no compressed classifier yet; call fit() first")
+        return CompressedModel.of(self._robust, self.constraints, ignore=self.ignore, network=network, metrics=metrics)
 
     def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
-        """The compressed classifier's outputs, shape (n, classes)."""
+        """The outputs of :meth:`get_classifier`, shape (n, classes)."""
         return self.get_classifier().predict(x, **kwargs)
 
     @contextlib.contextmanager
@@ -229,7 +231,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         self._warn_of_short_run()
         self._warn_of_dead_layers(weights)
         classifier.model.eval()
-        self._robust = CompressedClassifier.of(classifier)
+        own = type(classifier) not in (PyTorchClassifier, CompressedClassifier)
+        self._robust = classifier if own else CompressedClassifier.of(classifier)
 
     def _warn_of_short_run(self) -> None:
         if late := [s.constraint for s in self.solvers if s.steps < max(s.ramp.end, s.ramp.start + 1)]:
@@ -276,6 +279,12 @@ class _Shipped(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for solver, held in zip(self.solvers, state["solvers"], strict=True):
             solver.load_state_dict(held)
+
+
+def _untrained(model: nn.Module, ignore: Sequence[str], factored: bool) -> Weights:
+    """A copy of what will be trained."""
+    weights = compressible(model, ignore).clone()
+    return factors_of(weights, decomposed(model), device=None) if factored else weights
 
 
 def _count(x: Any) -> int:

@@ -102,3 +102,54 @@ def test_preprocessing_is_applied_in_the_modes_that_it_is_for(make_classifier, x
     network = Network(classifier, x[:2])
     assert torch.allclose(network.train()(x), classifier.model(x + in_training), atol=1e-5)
     assert torch.allclose(network.eval()(x), classifier.model(x + in_prediction), atol=1e-5)
+
+
+class ViewingInTraining(Viewing):
+    """Its branch for training refuses channels-last feature maps, the one for evaluation takes them."""
+
+    def forward(self, x):
+        maps = self.conv(x)
+        flat = maps.view(len(x), -1) if self.training else maps.reshape(len(x), -1)
+        return self.fc(flat)
+
+
+def test_channels_last_is_tried_in_training_mode_too(make_classifier, x):
+    classifier = make_classifier(model=ViewingInTraining())
+    network = Network(classifier, x[:2])
+    assert network.train()(x).shape == (20, 10)
+    assert torch.equal(network.eval()(x), classifier.model.eval()(x))
+
+
+def test_trying_draws_no_random_number_and_keeps_statistics(make_classifier, x):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, 10))
+    before, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    classifier = make_classifier(model=model)
+    torch.set_rng_state(random)
+    Network(classifier, x[:1])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training
+
+
+class Answering(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.fc, self.answer = nn.Linear(64, 10), answer
+
+    def forward(self, x):
+        return self.answer(self.fc(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda z: (z, z), r"one tensor of logits, got a tuple; .*forward takes them out"),
+        (lambda z: {"logits": z, "loss": z.sum()}, "got a dict with logits, loss;"),
+        (lambda z: z[:, :, None], r"logits of shape \(n, classes\), got \(2, 10, 1\) for 2 inputs"),
+        (lambda z: z.sum(), r"got \(\) for 2 inputs"),
+    ],
+)
+def test_a_model_that_returns_anything_but_logits_is_refused(make_classifier, x, answer, message):
+    with pytest.raises(TypeError, match=message):
+        Network(make_classifier(model=Answering(answer)), x[:2])
+    Network(make_classifier(model=Answering(lambda z: z)), x[:2])

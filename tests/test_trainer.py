@@ -229,9 +229,14 @@ def test_an_optimizer_built_before_decomposition_is_refused(make_classifier, dig
         trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
 
 
-def test_get_classifier_before_fit_says_so(make_classifier):
+def test_before_fit_the_classifier_is_the_one_that_was_given(make_classifier, digits):
+    """As with every ART trainer; there is no file of it yet."""
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS)
+    assert trainer.get_classifier() is classifier
+    assert np.array_equal(trainer.predict(digits[0][:9]), classifier.predict(digits[0][:9]))
     with pytest.raises(NotFittedError, match="call fit"):
-        ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS).get_classifier()
+        trainer.compress()
 
 
 # Bad input
@@ -358,7 +363,7 @@ def test_trainers_that_escape_enforcement_are_refused(make_classifier, digits, d
     with pytest.raises(RuntimeError, match=message):
         trainer.fit(*digits, nb_epochs=1)
     with pytest.raises(NotFittedError):
-        trainer.get_classifier()
+        trainer.compress()
 
 
 def test_a_run_shorter_than_its_schedule_warns_and_still_obeys(make_classifier, digits):
@@ -502,3 +507,83 @@ def test_a_loader_without_length_needs_to_say_what_an_epoch_is(make_classifier, 
     trainer.fit_generator(loader, nb_epochs=2, steps_per_epoch=3)
     assert trainer.solvers[0].steps == 6
     assert_obeys(trainer.get_classifier().model)
+
+
+# Said before anything is trained
+
+
+@dataclass(frozen=True)
+class AllOnes(Constraint):
+    """Every entry is one, so that no sparsity holds with it."""
+
+    def project(self, weights):
+        return weights.map(lambda t: torch.ones_like(t.detach()))
+
+
+def test_constraints_that_clash_are_refused_at_construction(make_classifier):
+    with pytest.raises(ValueError, match=r"tried on the untrained network, these constraints do not hold together"):
+        ATMCTrainer(make_classifier(), ATTACK, [AllOnes(), Sparsity(0.5)], factored=False)
+    ATMCTrainer(make_classifier(), ATTACK, [AllOnes()], factored=False)
+
+
+class Extra(nn.Linear):
+    """Keeps a dictionary in its state."""
+
+    def get_extra_state(self):
+        return {"calls": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("factored", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Extra(64, 16), "_extra_state"),
+        (nn.Linear(64, 16, dtype=torch.complex64), "is of type torch.complex64"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused_at_construction(make_classifier, factored, layer, message):
+    class Real(nn.Module):
+        def forward(self, x):
+            return x.abs()
+
+    model = nn.Sequential(nn.Flatten(), layer, Real(), nn.Linear(16, 10))
+    with pytest.raises(ValueError, match=message):
+        ATMCTrainer(make_classifier(model=model), ATTACK, [Sparsity(0.5)], factored=factored, ignore=["1"])
+
+
+def test_a_rehearsal_leaves_no_trace(make_classifier):
+    classifier = make_classifier()
+    before = dict(classifier.model.named_parameters())
+    values = {name: p.detach().clone() for name, p in before.items()}
+    state = torch.get_rng_state()
+    ATMCTrainer(classifier, ATTACK, CONSTRAINTS)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = dict(classifier.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(p is before[name] and torch.equal(p, values[name]) for name, p in after.items())
+
+
+def test_weights_that_are_not_finite_are_refused_at_construction(make_classifier):
+    classifier = make_classifier()
+    with torch.no_grad():
+        classifier.model.fc.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="begin with finite ones"):
+        ATMCTrainer(classifier, ATTACK, CONSTRAINTS)
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_a_batch_norm_that_is_kept_in_evaluation_mode_stays_there(make_classifier, digits, factored):
+    classifier = make_classifier()
+    classifier.model.norm.eval()
+    before = classifier.model.norm.running_mean.clone()
+    trainer = ATMCTrainer(classifier, ATTACK, [Sparsity(0.5)], factored=factored, verbose=False)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=2)
+    trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert torch.equal(classifier.model.norm.running_mean, before)
+    other = make_classifier()
+    other.model.eval()  # as after a fit or a predict: all of it, which says nothing about the layer
+    ATMCTrainer(other, ATTACK, [Sparsity(0.5)], verbose=False).fit(digits[0][:64], digits[1][:64], nb_epochs=1)
+    assert not torch.equal(other.model.norm.running_mean, before)

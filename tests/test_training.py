@@ -11,6 +11,7 @@ import torch
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -246,6 +247,13 @@ def test_wrong_kinds_are_refused(make_classifier):
         ObjectiveTrainer(make_classifier(), ATTACK)
 
 
+def boxed(x):
+    """An array of arrays, as lists of images become where they were of several sizes once."""
+    array = np.empty(len(x), dtype=object)
+    array[:] = list(x)
+    return array
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -258,7 +266,12 @@ def test_wrong_kinds_are_refused(make_classifier):
         (lambda x, y: (x, y - 0.5), "whole numbers"),
         (lambda x, y: (x, np.zeros((64, 7))), "one-hot labels"),
         (lambda x, y: (x, np.zeros((64, 10))), "sum to 1"),
-        (lambda x, y: (x.astype(str), y), "give numbers"),
+        (lambda x, y: (x.astype(str), y), "give real numbers"),
+        (lambda x, y: (x.astype(complex), y), "give real numbers"),
+        (lambda x, y: (boxed(x), y), r"np.stack\(list\(x\)\)"),
+        (lambda x, y: ((255 * x).astype(np.uint8), y), "x holds bytes up to 255.*give x / 255, or a classifier"),
+        (lambda x, y: (x, np.array([f"class {label}" for label in y])), r"y has dtype <U7; .*np.unique\(y"),
+        (lambda x, y: (x, y.astype(object)), "y has dtype object"),
     ],
 )
 def test_bad_data_is_refused_before_training(make_classifier, digits, change, message):
@@ -271,6 +284,23 @@ def test_bad_data_is_refused_before_training(make_classifier, digits, change, me
     with pytest.raises(ValueError, match=message):
         trainer.fit(x, y, validation_data=change(x, y), nb_epochs=1)
     assert torch.equal(weights(classifier), before)
+
+
+def test_clip_values_must_broadcast_with_an_input(digits):
+    images, labels = np.repeat(digits[0][:32], 3, axis=1), digits[1][:32]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    for shape, fits in (((3,), False), ((3, 1, 1), True), ((3, 8, 8), True)):
+        limits = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        classifier = PyTorchClassifier(
+            model, nn.CrossEntropyLoss(), (3, 8, 8), 10, optimizer=optimizer, clip_values=limits, device_type="cpu"
+        )
+        trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
+        if fits:
+            trainer.fit(images, labels, nb_epochs=1)
+        else:
+            with pytest.raises(ValueError, match=r"clip values have shapes \(3,\) .*have shape \(channels, 1, 1\)"):
+                trainer.fit(images, labels, nb_epochs=1)
 
 
 def test_integer_and_double_inputs_are_accepted(make_classifier, digits):

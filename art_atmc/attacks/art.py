@@ -53,6 +53,11 @@ class ARTAttack(Adversary):
     def __post_init__(self) -> None:
         from art.attacks.attack import EvasionAttack
 
+        if isinstance(self.attack, list | tuple):
+            raise TypeError(
+                f"expected one attack, got a {type(self.attack).__name__} of {len(self.attack)}; to take them in turns "
+                "train with ATMCTrainer(classifier, trainer=AdversarialTrainer(classifier, attacks), ...)"
+            )
         if not isinstance(self.attack, EvasionAttack):
             raise TypeError(
                 "expected an ART evasion attack or an art_atmc adversary, got "

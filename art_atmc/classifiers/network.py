@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from art_atmc.classifiers.modes import evaluating
-from art_atmc.support.precision import autocasting
+from art_atmc.classifiers.modes import evaluating, training
+from art_atmc.support.precision import autocasting, without_autocast
+from art_atmc.support.randomness import isolated_randomness
 
-__all__ = ["Network"]
+__all__ = ["Network", "draws_examples", "precision", "standardisation"]
 
 
 @final
@@ -28,25 +31,36 @@ class Network(nn.Module):
     :param classifier: an ART ``PyTorchClassifier``.
     :param sample: a few inputs, on which it is tried whether the model takes channels-last images.
     :raises ValueError: for preprocessing that changes labels.
+    :raises TypeError: for a model that returns anything but one tensor with a row for each input.
+
+    Inputs are converted to the precision of the model. Preprocessing that draws further examples for training
+    (``GaussianAugmentation``) is not part of the network, see :func:`~art_atmc.classifiers.inputs.augmented`.
     """
 
     def __init__(self, classifier: Any, sample: Tensor) -> None:
         super().__init__()
         self.model: nn.Module = classifier.model
-        self._operations = [op for op in classifier.preprocessing_operations or [] if not _is_identity(op)]
+        self._operations = [
+            op for op in classifier.preprocessing_operations or [] if not _is_identity(op) and not draws_examples(op)
+        ]
         if changing := [type(op).__name__ for op in self._operations if _changes_labels(op)]:
             raise ValueError(
                 f"the preprocessing {changing} changes labels, which an attack on the true labels can't "
                 "follow; apply it to the data before training"
             )
         self._constants: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._dtype = precision(self.model)
         self._channels_last = False
-        self._channels_last = self._takes_channels_last(sample)
+        with without_autocast(sample.device.type):
+            expected = self.evaluate(sample)
+            _check_logits(expected, len(sample))
+            self._channels_last = self._takes_channels_last(sample, expected)
 
     def forward(self, x: Tensor) -> Tensor:
         for operation in self._operations:
             if operation.apply_fit if self.training else operation.apply_predict:
                 x = self._preprocessed(operation, x)
+        x = x.to(self._dtype)
         logits: Tensor = self.model(_channels_last(x) if self._channels_last else x)
         # A loss of rounded logits has a gradient of rounding errors where the network is sure.
         return logits.to(x.dtype) if autocasting(x.device.type) else logits
@@ -74,15 +88,28 @@ class Network(nn.Module):
         processed, _ = operation(x.detach().cpu().numpy())  # no gradient: such attacks run through ART
         return torch.from_numpy(processed).to(x)
 
-    def _takes_channels_last(self, sample: Tensor) -> bool:
+    def _takes_channels_last(self, sample: Tensor, expected: Tensor) -> bool:
         if sample.dim() != 4 or not any(isinstance(m, nn.Conv2d) for m in self.model.modules()):
             return False
-        expected = self.evaluate(sample)
         self._channels_last = True
         try:
-            return torch.allclose(self.evaluate(sample), expected, rtol=1e-3, atol=1e-4)
-        except RuntimeError:  # the model calls .view() on its feature maps
+            same = torch.allclose(self.evaluate(sample), expected, rtol=1e-3, atol=1e-4)
+            if same:
+                self._try_training(sample)
+        except RuntimeError:  # the model calls .view() on its feature maps, perhaps in training only
             return False
+        return same
+
+    @torch.no_grad()
+    def _try_training(self, sample: Tensor) -> None:
+        """One forward in training mode, after which modes, statistics and random numbers are as before."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            with isolated_randomness(0), training(self), contextlib.suppress(ValueError):
+                self(sample)  # batch normalisation refuses single values with a ValueError, in any layout
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -92,9 +119,42 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
 
 
+def standardisation(operation: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation, where a preprocessing operation is ART's standardisation and is always applied."""
+    from art.preprocessing.standardisation_mean_std import StandardisationMeanStd, StandardisationMeanStdPyTorch
+
+    if type(operation) not in (StandardisationMeanStd, StandardisationMeanStdPyTorch):
+        return None
+    return (operation.mean, operation.std) if operation.apply_fit and operation.apply_predict else None
+
+
 def _is_identity(operation: Any) -> bool:
-    mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)
-    return mean is not None and std is not None and bool(np.all(mean == 0) and np.all(std == 1))
+    standard = standardisation(operation)
+    return standard is not None and bool(np.all(standard[0] == 0) and np.all(standard[1] == 1))
+
+
+def precision(model: nn.Module) -> torch.dtype:
+    """The type of a model's floating-point tensors; float32 where it has none."""
+    tensors = (t for every in (model.parameters(), model.buffers()) for t in every)
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+def draws_examples(operation: Any) -> bool:
+    """Whether a preprocessing operation makes more examples out of those that it is given."""
+    return bool(getattr(operation, "augmentation", False))
+
+
+def _check_logits(answers: Any, examples: int) -> None:
+    if not isinstance(answers, Tensor):
+        held = f" with {', '.join(map(str, answers))}" if isinstance(answers, Mapping) else ""
+        raise TypeError(
+            f"the model must return one tensor of logits, got a {type(answers).__name__}{held}; wrap it in a module "
+            "whose forward takes them out, as `return self.model(x)['logits']`"
+        )
+    if answers.dim() not in (1, 2) or len(answers) != examples:
+        raise TypeError(
+            f"the model must return logits of shape (n, classes), got {tuple(answers.shape)} for {examples} inputs"
+        )
 
 
 def _changes_labels(operation: Any) -> bool:

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
+from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.solver import Solver
+from art_atmc.compression.solvers import ProjectedGradient
+from art_atmc.compression.weights import Weights
 
-__all__ = ["enforced", "finalize", "projected"]
+__all__ = ["enforced", "finalize", "projected", "rehearse"]
 
 
 @contextlib.contextmanager
@@ -87,6 +90,20 @@ def finalize(solvers: Sequence[Solver], rounds: int = 10) -> None:
         if not failing:
             return
     raise RuntimeError(f"these constraints do not hold together with the others: {failing}; drop one of them")
+
+
+def rehearse(constraints: Sequence[Constraint], weights: Weights) -> None:
+    """Put weights on all constraints at once before anything is trained, as :func:`finalize` will after it.
+
+    :param weights: a copy of those that will be trained; it is changed.
+    :raises ValueError: when the constraints can't hold together, one of them fails, or a weight is not finite.
+    """
+    if wild := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise ValueError(f"the weights {wild} are infinite or NaN; begin with finite ones")
+    try:
+        finalize([ProjectedGradient(weights, constraint) for constraint in constraints])
+    except RuntimeError as error:
+        raise ValueError(f"tried on the untrained network, {error}") from error
 
 
 @contextlib.contextmanager

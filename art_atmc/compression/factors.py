@@ -6,8 +6,9 @@ Inside :func:`torch.nn.utils.parametrize.cached` it is formed once.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -48,6 +49,7 @@ class LowRankPlusSparse(Factorization):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
+        self.shape = tuple(shape)
         self.rows, self.columns = shape[0], math.prod(shape[1:])
         self.wide = self.rows <= self.columns
 
@@ -117,17 +119,19 @@ def decompose(
     return model
 
 
-def factors_of(weights: Weights, factored: Collection[str] = ()) -> Weights:
-    """What :func:`decompose` will make of ``weights``, shapes without values; ``factored`` are those it has made."""
-    shapes: dict[str, Tensor] = {}
+def factors_of(weights: Weights, factored: Collection[str] = (), device: str | None = "meta") -> Weights:
+    """What :func:`decompose` will make of ``weights``; ``factored`` are those it has made. Shapes without values, or on
+    their own ``device``, None, with them."""
+    factors: dict[str, Tensor] = {}
     for name, weight in weights.items():
+        own = weight.detach().to(device or weight.device)
         if name.rpartition(".")[0] in factored:
-            shapes[name] = weight.detach().to("meta")
+            factors[name] = own
         else:
             form = LowRankPlusSparse(weight.shape)
-            parts = form.right_inverse(torch.empty_like(weight, device="meta"))
-            shapes |= {f"{name}.{factor}": part for factor, part in zip(form.names, parts, strict=True)}
-    return weights.like(shapes)
+            parts = form.right_inverse(own)
+            factors |= {f"{name}.{factor}": part for factor, part in zip(form.names, parts, strict=True)}
+    return weights.like(factors)
 
 
 def check_decomposable(model: nn.Module, weights: Weights) -> None:
@@ -146,8 +150,55 @@ def decompose_weight(model: nn.Module, name: str) -> list[nn.Parameter]:
     """Factor the one parameter ``name`` of ``model``, in place; returns U, V, C."""
     owner, _, local = name.rpartition(".")
     layer = unwrapped(model).get_submodule(owner)
-    parametrize.register_parametrization(layer, local, LowRankPlusSparse(getattr(layer, local).shape))
+    _factor(layer, local)
     return list(layer.parametrizations[local].parameters())  # type: ignore[index, union-attr]
+
+
+def _factor(layer: nn.Module, local: str) -> None:
+    """Factor one weight of a layer. Torch gives the layer a class of its own, which neither pickles nor draws fresh
+    weights, as ART, ``torch.save`` and worker processes ask of a layer: it learns both here."""
+    plain = type(layer)
+    parametrize.register_parametrization(layer, local, LowRankPlusSparse(getattr(layer, local).shape))
+    kind: Any = type(layer)
+    if kind is plain:
+        return  # another weight of it is factored already
+    kind.__reduce_ex__ = _pickled
+    if hasattr(plain, "reset_parameters"):
+        kind.reset_parameters = _reset
+
+
+def _pickled(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
+    """A factored layer as its plain class, the shapes of its weights, and its attributes."""
+    forms = _forms(layer)
+    if strangers := [local for local, form in forms.items() if not isinstance(form[0], LowRankPlusSparse)]:
+        raise TypeError(
+            f"{type(layer).__name__} has further parametrizations, of {strangers}, which torch can't pickle; save the "
+            "state_dict"
+        )
+    shapes = {local: tuple(form[0].shape) for local, form in forms.items()}
+    return _unpickled, (type(layer).__bases__[0], shapes), dict(vars(layer))
+
+
+def _unpickled(kind: type[nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    layer = kind.__new__(kind)
+    nn.Module.__init__(layer)
+    for local, shape in shapes.items():
+        layer.register_parameter(local, nn.Parameter(torch.empty(shape)))
+        _factor(layer, local)
+    return layer  # its attributes, the factors among them, follow
+
+
+@torch.no_grad()
+def _reset(layer: nn.Module) -> None:
+    """Fresh weights in the layer's own way; they become the factors of a fresh decomposition."""
+    fresh: Any = recompose(copy.deepcopy(layer))
+    fresh.reset_parameters()
+    for local, parameter in layer.named_parameters(recurse=False):
+        parameter.copy_(getattr(fresh, local))
+    for local, buffer in layer.named_buffers(recurse=False):
+        buffer.copy_(getattr(fresh, local))
+    for local in _forms(layer):
+        setattr(layer, local, getattr(fresh, local).detach())  # a Parameter would be registered instead
 
 
 def _repoint(
@@ -204,7 +255,12 @@ def decomposed(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return {
         f"{name}.{local}".lstrip("."): (layer, local)
         for name, layer in unwrapped(model).named_modules()
-        if "parametrizations" in layer._modules  # not what torch.compile's wrapper passes on
-        for local, form in layer.parametrizations.items()  # type: ignore[union-attr, operator]
+        for local, form in _forms(layer).items()
         if isinstance(form[0], LowRankPlusSparse)
     }
+
+
+def _forms(layer: nn.Module) -> dict[str, Any]:
+    """The parametrizations of a layer by attribute."""
+    # Not what torch.compile's wrapper passes on: it has the attributes of the layer inside.
+    return dict(layer.parametrizations.items()) if "parametrizations" in layer._modules else {}  # type: ignore

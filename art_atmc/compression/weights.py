@@ -184,7 +184,7 @@ def _check_initialised(model: nn.Module) -> None:
 
 
 def empty_layers(weights: Weights) -> list[str]:
-    """The weights of which every entry is zero, those of factors by the name of the weight that they form.
+    """The weights that have entries, all of them zero; those of factors by the name of the weight that they form.
 
     >>> empty_layers(Weights({"a.weight": torch.zeros(2, 2), "b.weight": torch.ones(2, 2)}))
     ['a.weight']
@@ -194,7 +194,11 @@ def empty_layers(weights: Weights) -> list[str]:
     for name, tensor in weights.items():
         owner, _, factor = name.rpartition(".")
         whole.setdefault(owner if factor in ("U", "V", "C") else name, []).append(tensor)
-    return [name for name, parts in whole.items() if not any(part.count_nonzero() for part in _carrying(parts))]
+    return [
+        name
+        for name, parts in whole.items()
+        if parts[-1].numel() and not any(part.count_nonzero() for part in _carrying(parts))
+    ]
 
 
 def _carrying(parts: list[Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from art.estimators.classification import PyTorchClassifier
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from rich.table import Table
 
-from art_atmc.classifiers.compressed import preprocessing
+from art_atmc.classifiers.network import standardisation
 from art_atmc.support.terminal import plain_text
 
 __all__ = ["Manifest", "classifier_fields", "classifier_options", "library_versions", "plain_json"]
@@ -85,11 +85,10 @@ class Manifest(Record):
 
 def classifier_fields(classifier: PyTorchClassifier) -> dict[str, Any]:
     """What the manifest says of an ART classifier besides its network."""
-    standardised = preprocessing(classifier)
     supplied = [name for name in DEFENCES if getattr(classifier, name)]
-    clip, standard = _plain_numbers(classifier.clip_values), _plain_numbers(standardised)
+    clip, standard = _plain_numbers(classifier.clip_values), _plain_numbers(standardisation(classifier.preprocessing))
     supplied += [] if classifier.clip_values is None or clip else ["clip_values"]
-    supplied += [] if standardised is None or standard else ["preprocessing"]
+    supplied += [] if classifier.preprocessing is None or standard else ["preprocessing"]
     if standard == (0.0, 1.0):  # ART's default, which changes nothing
         standard = None
     return {

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from art_atmc.attacks.base import Rows
-from art_atmc.classifiers.inputs import arrays
+from art_atmc.classifiers.inputs import arrays, augmented
 
 __all__ = ["ArrayBatches", "Augmentation", "Batch", "Batches", "GeneratedBatches", "Unpack"]
 
@@ -173,7 +173,10 @@ class GeneratedBatches:
     def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         stream, self._peeked = self._peeked or self._stream(), None
         for drawn in stream if self.number is None else itertools.islice(stream, self.number):
-            yield self._batch(drawn)
+            batch = self._batch(drawn)
+            if generator is not None:  # for training
+                batch = Batch(*augmented(self._classifier, batch.x, batch.y))
+            yield batch
 
     def _stream(self) -> Iterator[Any]:
         if isinstance(self._generator, DataLoader):

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from art_atmc.attacks.art import perturb
 from art_atmc.attacks.base import Adversary, Problem, weighted
-from art_atmc.classifiers.inputs import arrays
+from art_atmc.classifiers.inputs import arrays, augmented, drawing_defences
 from art_atmc.classifiers.labels import misclassified
+from art_atmc.classifiers.modes import kept_in_evaluation
 from art_atmc.classifiers.network import Network
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack
@@ -109,6 +110,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self.seed = seed
         self.history: list[dict[str, float]] = []
         self._generator = torch.Generator().manual_seed(seed)
+        self._evaluated = kept_in_evaluation(classifier.model)
 
     def fit(
         self,
@@ -149,7 +151,13 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight, np.float32))
         if weights is not None:
             weighted(self._classifier.loss, weights)  # refuses a loss that takes none
-        batches = ArrayBatches(*arrays(self._classifier, x, y, "training"), batch_size, augmentation, weights)
+        data = arrays(self._classifier, x, y, "training")
+        if drawn := drawing_defences(self._classifier):
+            if weights is not None:
+                raise ValueError(f"`sample_weight` has none for the examples that {drawn} draw; draw them beforehand")
+            with isolated_randomness(draw_seed(self._generator)):
+                data = augmented(self._classifier, *data)
+        batches = ArrayBatches(*data, batch_size, augmentation, weights)
         self._train(batches, validation_data, nb_epochs, scheduler)
 
     def fit_generator(
@@ -221,6 +229,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             },
             sums=torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device),
         )
+        if classifier.model.training:
+            self._evaluated = kept_in_evaluation(classifier.model)
         problem = Problem.of(classifier, Network(classifier, sample.to(device)), run.starts)
         try:
             for callback in run.callbacks:
@@ -300,6 +310,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         run.pace.before_step(run.step, run.epoch)
         run.batch, run.step = run.batch + 1, run.step + 1
         problem.network.train()
+        for layer in self._evaluated:
+            layer.training = False
         torch.clear_autocast_cache()  # under an autocast of the caller's it would still hold the last step's weights
         cast = contextlib.nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with cast:
@@ -357,6 +369,11 @@ def check_classifier(classifier: Any) -> None:
         raise TypeError(
             f"`classifier` must be an ART PyTorchClassifier, got {type(classifier).__name__}; wrap the torch "
             "module as PyTorchClassifier(model, loss, input_shape, nb_classes, optimizer=optimizer)"
+        )
+    if type(classifier.model).__module__.startswith("art.estimators.certification"):
+        raise ValueError(
+            f"{type(classifier).__name__} has turned the network into bounds of itself, which have no weights to train "
+            "here; train a PyTorchClassifier of the network, and hand its model over afterwards"
         )
     if classifier.optimizer is None:
         raise ValueError(
