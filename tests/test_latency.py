@@ -180,3 +180,23 @@ def test_table_fits_80_columns_and_compares_with_dense():
     assert "[onnx]" in text
     assert "1,234,500.000" in text
     assert text.count(".00x") == 2  # nothing to compare the last row with
+
+
+@with_onnx
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_every_type_are_timed(dtype):
+    small = CompressedModel.of(nn.Linear(6, 3).to(dtype), input_shape=(6,))
+    rows = compare(small, nn.Linear(6, 3).to(dtype), [2], seconds=0.01)
+    assert all(row.latency is not None for row in rows)
+
+
+@with_onnx
+def test_network_that_has_no_graph_keeps_its_other_rows():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if float(x.sum()) < 1e9 else x
+
+    rows = compare(CompressedModel.of(Odd(6, 3), input_shape=(6,)), Odd(6, 3), [2], seconds=0.01)
+    assert [row.latency is None for row in rows] == [False, False, False, True]
+    assert rows[3].remark
+    assert "\n" not in rows[3].remark

@@ -296,6 +296,83 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "model.onnx").exists()
 
 
+class Colour(nn.Module):
+    """A convolution and a linear layer on three channels, or on features."""
+
+    def __init__(self, features=False):
+        super().__init__()
+        self.body = nn.Linear(12, 8) if features else nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu())
+
+
+STANDARDISED = {
+    "numbers": ((3, 3, 3), False, (0.4, 0.25)),
+    "channels": ((3, 3, 3), False, ([0.1, 0.5, 0.9], [0.5, 0.25, 2.0])),
+    "features": ((12,), True, (np.linspace(0, 1, 12), np.linspace(1, 2, 12))),
+}
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("case", STANDARDISED)
+def test_graph_computes_what_predict_does(case, dense, tmp_path):
+    shape, features, preprocessing = STANDARDISED[case]
+    torch.manual_seed(0)
+    options = {"clip_values": (0, 1), "device_type": "cpu", "preprocessing": preprocessing}
+    model = decompose(Colour(features))
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, **options)
+    small = CompressedModel.of(classifier)
+    export(small, tmp_path / "a.onnx", module=Colour(features), dense=dense)
+    x = np.random.default_rng(0).random((5, *shape), np.float32)
+    expected = classifier.predict(x)
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", input=x)[0], expected, atol=1e-5, rtol=1e-5)
+    export(small, tmp_path / "bare.onnx", module=Colour(features), dense=dense, preprocessing=False)
+    bare = run(tmp_path / "bare.onnx", input=x)[0]
+    assert np.abs(bare - expected).max() > 0.01
+    with torch.no_grad():
+        np.testing.assert_allclose(bare, model.eval()(torch.from_numpy(x)), atol=1e-5, rtol=1e-5)
+
+
+def test_defences_are_refused_unless_left_out(tmp_path):
+    from art.defences.postprocessor import Rounded
+    from art.defences.preprocessor import SpatialSmoothing
+
+    for defences in (
+        {"preprocessing_defences": [SpatialSmoothing(channels_first=True)]},
+        {"postprocessing_defences": [Rounded(decimals=1)]},
+    ):
+        classifier = PyTorchClassifier(Colour(), nn.CrossEntropyLoss(), (3, 3, 3), 10, device_type="cpu", **defences)
+        small = CompressedModel.of(classifier)
+        with pytest.raises(ValueError, match=rf"made with \['{next(iter(defences))}'\], which no graph can hold"):
+            export(small, tmp_path / "a.onnx", module=Colour())
+        assert not (tmp_path / "a.onnx").exists()
+        export(small, tmp_path / "a.onnx", module=Colour(), preprocessing=False)
+        assert (tmp_path / "a.onnx").exists()
+        (tmp_path / "a.onnx").unlink()
+
+
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_graphs_compute_in_float32(dtype, factored, tmp_path):
+    torch.manual_seed(0)
+    model = decompose(Colour().to(dtype)) if factored else Colour().to(dtype)
+    small = CompressedModel.of(model, input_shape=(3, 3, 3))
+    export(small, tmp_path / "a.onnx", module=Colour().to(dtype))
+    x = np.random.default_rng(0).random((5, 3, 3, 3), np.float32)
+    with torch.no_grad():
+        expected = small.restore(Colour().to(dtype)).float()(torch.from_numpy(x))
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", input=x)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    small, make = small_linear()
+    for name in ("model.pt", "model", "model.npz"):
+        with pytest.raises(ValueError, match=rf"written to \.onnx, got .*{name}"):
+            export(small, tmp_path / name, module=make())
+
+
 def test_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"needs onnxscript: pip install 'art-atmc\[onnx\]'"):

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from art_atmc.compression.factors import recompose
+from art_atmc.support.terminal import plain_text
 
 if TYPE_CHECKING:
     from art_atmc.files.model import CompressedModel
@@ -146,9 +146,11 @@ def compare(
     with torch.no_grad(), parametrize.cached():
         for size in batch_sizes:
             x = _inputs(model, size, seed).to(dtypes[0])
-            calls = {name: form(x) for name, form in forms.items() if form is not None}
+            calls = {name: form(x) for name, form in forms.items() if not isinstance(form, str)}
             times = latency(calls, seconds)
-            rows += [Row(name, size, times.get(name), "" if name in times else _missing()) for name in forms]
+            rows += [
+                Row(name, size, times.get(name), form if isinstance(form, str) else "") for name, form in forms.items()
+            ]
     return rows
 
 
@@ -163,9 +165,14 @@ def _networks(model: CompressedModel, module: nn.Module | None) -> dict[str, nn.
 
 def _forms(
     model: CompressedModel, module: nn.Module | None, networks: Mapping[str, nn.Module]
-) -> dict[str, Form | None]:
-    """The networks, and onnxruntime; None for it where it is not installed."""
-    runtime = None if _missing() else _onnxruntime(model, _own(module))
+) -> dict[str, Form | str]:
+    """The networks, and onnxruntime; in its place why it can't run the network."""
+    runtime: Form | str = _missing()
+    if not runtime:
+        try:
+            runtime = _onnxruntime(model, _own(module))
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            runtime = str(error).splitlines()[0]
     return {**{name: _torch(network) for name, network in networks.items()}, "onnxruntime": runtime}
 
 
@@ -187,12 +194,12 @@ def _onnxruntime(model: CompressedModel, module: nn.Module | None) -> Form:
     options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export(model, path, module=module)
+        export(model, path, module=module, preprocessing=False)  # as the other forms are timed
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     [name] = [node.name for node in session.get_inputs()]
 
     def form(x: Tensor) -> Callable[[], object]:
-        inputs = {name: x.numpy()}
+        inputs = {name: x.float().numpy()}
         return lambda: session.run(None, inputs)
 
     return form
@@ -221,7 +228,7 @@ def table(rows: Sequence[Row]) -> Table:
         shown.add_column(column, justify="left" if column == "form" else "right")
     for row in rows:
         if (found := row.latency) is None:
-            shown.add_row(row.form, str(row.batch_size), "", escape(row.remark), "")
+            shown.add_row(row.form, str(row.batch_size), "", plain_text(row.remark), "")
             continue
         median, lower, upper = (f"{1000 * t:,.3f}" for t in (found.median, found.lower, found.upper))
         gain = f"{dense[row.batch_size] / found.median:.2f}x" if row.batch_size in dense else ""

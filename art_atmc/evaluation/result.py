@@ -20,7 +20,7 @@ from art_atmc.evaluation.suites import Access
 from art_atmc.support.atomic import write_file
 from art_atmc.support.reading import read_json, readable, validated
 from art_atmc.support.statistics import wilson
-from art_atmc.support.terminal import as_text
+from art_atmc.support.terminal import as_text, plain_text
 
 __all__ = ["AttackResult", "Evaluation", "Finding", "Severity"]
 
@@ -196,7 +196,7 @@ class Evaluation:
         """One row an attack: accuracy, examples that it alone fells, attempts outside the set; fits 80 columns."""
         unbounded = any(not a.bounded for a in self.attacks)
         table = Table(
-            title=f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}",
+            title=plain_text(f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}"),
             caption="alone: falls to no other attack; outside: attempts that left the ball, not counted"
             + "\n* keeps to no ball, and does not count in the worst case" * unbounded,
             caption_justify="left",
@@ -209,7 +209,9 @@ class Evaluation:
         for attack in self.attacks:
             name = attack.name if attack.bounded else f"{attack.name} *"
             alone = str(self._felled_alone(attack)) if attack.bounded else ""
-            table.add_row(name, *_shown(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}")
+            table.add_row(
+                plain_text(name), *_shown(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}"
+            )
         table.add_row("worst case", *_shown(self.worst_case), "", "", "", style="bold")
         return table
 
@@ -225,11 +227,12 @@ class Evaluation:
         yield self.table()
         for label, names in (("not run yet", self.missing), ("skipped", self.skipped)):
             if names:
-                yield Text(f"{label}: {'; '.join(names)}")
+                yield plain_text(f"{label}: {'; '.join(names)}")
         colours = {Severity.PASSED: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
         for finding in self.findings:
             yield Text.assemble(
-                (finding.severity.value, colours[finding.severity]), f" {finding.check}: {finding.sentence}"
+                (finding.severity.value, colours[finding.severity]),
+                plain_text(f" {finding.check}: {finding.sentence}"),
             )
 
 

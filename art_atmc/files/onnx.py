@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
 from torch import Tensor, nn
 
 from art_atmc.compression.factors import decomposed, recompose
@@ -32,25 +34,64 @@ OPERATOR_SET = 21  # the first with 4-bit integers
 TORCH = "2.6"  # what the exporter asks for by its documentation
 
 
-def export(model: CompressedModel, path: Path, *, module: nn.Module | None = None, dense: bool = False) -> None:
-    """Write ``model`` as an ONNX file: input ``input``, output ``output``, any batch size.
+def export(
+    model: CompressedModel,
+    path: Path,
+    *,
+    module: nn.Module | None = None,
+    dense: bool = False,
+    preprocessing: bool = True,
+) -> None:
+    r"""Write ``model`` as an ONNX file: input ``input``, output ``output``, both float32, any batch size.
+
+    The graph computes what the classifier's ``predict`` does: a mean and a standard deviation that it was made with
+    come first, :math:`x \mapsto f((x - \mu) / \sigma)`. It computes in float32 whatever the type of the weights is,
+    as runtimes have no convolutions in bfloat16 or float64.
 
     :param module: a network of the same architecture, left as it is; by default the named one of the manifest.
     :param dense: plain dense weights, for programs that do not fold constants.
+    :param preprocessing: with False the network alone, for programs that standardise inputs themselves.
     :raises ImportError: where the extra ``onnx`` is not installed, or torch is older than 2.6.
-    :raises ValueError: when ``module`` does not fit.
+    :raises ValueError: for another suffix than ``.onnx``, when ``module`` does not fit, and when the classifier had
+        defences or other preprocessing, which no graph can hold.
     :raises RuntimeError: when the graph computes something else than the network; looked at where onnxruntime is there.
     """
     _require("onnx", "onnxscript")
-    module = model.restore(None if module is None else copy.deepcopy(module)).cpu()
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    if Path(path).suffix != ".onnx":
+        raise ValueError(f"a graph is written to .onnx, got {path}")
+    lost = [name for name in model.manifest.supplied if name != "clip_values"]
+    if preprocessing and lost:
+        raise ValueError(
+            f"the classifier was made with {lost}, which no graph can hold, so it would compute something else; "
+            "export(..., preprocessing=False) writes the network alone"
+        )
     generator = torch.Generator().manual_seed(0)
-    sample = torch.rand(2, *model.input_shape(), generator=generator).to(dtype)
+    sample = torch.rand(2, *model.input_shape(), generator=generator)
+    module = model.restore(None if module is None else copy.deepcopy(module)).cpu().float()
+    if preprocessing and model.manifest.preprocessing is not None:
+        module = _Standardised(module, sample, *model.manifest.preprocessing)
     with torch.no_grad():
         expected = module(sample)
         data = graph_of(module, sample, dense=dense).SerializeToString()
     _check_outputs(data, sample, expected)
     write_file(Path(path), data)
+
+
+class _Standardised(nn.Module):
+    """A network behind the standardisation of an ART classifier."""
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, sample: Tensor, mean: Any, std: Any) -> None:
+        super().__init__()
+        self.network = network
+        parts = broadcastable_mean_std(sample, *(np.asarray(part, np.float32) for part in (mean, std)))
+        for name, part in zip(("offset", "scale"), parts, strict=True):
+            self.register_buffer(name, torch.as_tensor(part))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - self.offset) / self.scale)  # type: ignore[no-any-return]
 
 
 def graph_of(module: nn.Module, sample: Tensor, *, dense: bool = False) -> Any:
@@ -108,7 +149,6 @@ def _exported(module: nn.Module, sample: Tensor) -> Any:
 
 def _form_from_factors(proto: Any, factors: dict[str, list[Tensor]]) -> None:
     """Replace each folded weight by its factors that are not zero and the operators that fold them."""
-    import numpy as np
     from onnx import helper, numpy_helper
 
     graph = proto.graph

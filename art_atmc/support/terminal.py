@@ -22,12 +22,12 @@ def as_text(shown: RenderableType) -> str:
 
 
 def printable(text: object) -> str:
-    """``text`` with whatever steers a terminal or turns the direction of writing made visible.
+    """``text`` with whatever steers a terminal or turns the direction of writing made visible; lines stay lines.
 
     >>> print(printable("fc\x1b[31m.weight"))
     fc\\x1b[31m.weight
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def plain_text(text: object) -> Text:
@@ -36,4 +36,4 @@ def plain_text(text: object) -> Text:
     >>> print(as_text(plain_text("conv[ab]*")))
     conv[ab]*
     """
-    return Text(printable(text))
+    return Text(printable(text).replace("\n", "\\n"))
