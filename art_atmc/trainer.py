@@ -29,6 +29,7 @@ from art_atmc.files.encodable import check_encodable
 from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
 from art_atmc.training.callbacks import Callback
+from art_atmc.training.devices import processes
 from art_atmc.training.loop import ObjectiveTrainer, check_classifier
 from art_atmc.training.objectives import Adversarial, Objective
 from art_atmc.training.run import Run
@@ -64,6 +65,9 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
     :param checkpoint: folder of this fit's checkpoints, from which an interrupted fit goes on when it is called again
         (:class:`art_atmc.training.Checkpoint`).
     :param checkpoint_every: optimizer steps between two of them; None for one an epoch.
+    :param precision: of our loop: ``"bf16"`` for training steps in bfloat16; the constraints stay exact.
+    :param accumulate: of our loop: batches whose gradients are averaged for one step.
+    :param compile: of our loop: run the network through ``torch.compile``.
     :param seed: of our loop, see :class:`~art_atmc.ObjectiveTrainer`.
     :param verbose: show our loop's progress bars.
     :raises TypeError: for a classifier, attack, trainer or constraint of the wrong kind.
@@ -86,6 +90,9 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         callbacks: Sequence[Callback] = (),
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
+        precision: str | None = None,
+        accumulate: int = 1,
+        compile: bool = False,  # noqa: A002
         seed: int = 0,
         verbose: bool = True,
     ) -> None:
@@ -102,18 +109,27 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 callbacks=callbacks,
                 checkpoint=checkpoint,
                 checkpoint_every=checkpoint_every,
+                precision=precision,
+                accumulate=accumulate,
+                compile=compile,
                 seed=seed,
                 verbose=verbose,
             )
-        elif checkpoint is not None or callbacks:
+        elif checkpoint is not None or callbacks or precision is not None or accumulate != 1 or compile:
             raise TypeError(
-                f"`checkpoint` and `callbacks` are of our loop, and {type(trainer).__name__} has its own; give them to "
+                "`checkpoint`, `callbacks`, `precision`, `accumulate` and `compile` are of our loop, and "
+                f" {type(trainer).__name__} has its own; give them to "
                 "it where it takes them"
             )
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
             raise TypeError(
                 "`trainer` must be an ART trainer round the same classifier object, got "
                 f"{type(trainer).__name__}; build both with one PyTorchClassifier"
+            )
+        if processes() > 1 and not isinstance(trainer, ObjectiveTrainer):
+            raise ValueError(
+                f"{type(trainer).__name__} knows nothing of other processes, so that each would train a network of its "
+                "own; launch one process, or give the attack to our loop"
             )
         self.trainer = trainer
         self.schedule = schedule or Tightening()
@@ -160,7 +176,12 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         """
         if validation_data is not None:
             kwargs["validation_data"] = validation_data
-        with self._compressing(nb_epochs * -(-_count(x) // max(batch_size, 1))):
+        ours, number = isinstance(self.trainer, ObjectiveTrainer), _count(x)
+        if ours:
+            steps = self.trainer.steps(number, batch_size, nb_epochs)
+        else:
+            steps = nb_epochs * -(-number // max(batch_size, 1))
+        with self._compressing(steps):
             self.trainer.fit(x, y, batch_size=batch_size, nb_epochs=nb_epochs, **kwargs)
 
     def fit_generator(self, generator: Any, nb_epochs: int = 20, **kwargs: Any) -> None:
@@ -177,6 +198,8 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 "the loader has no length, which the schedule of the constraints needs; give steps_per_epoch=, the "
                 "batches that count as an epoch"
             ) from None
+        if isinstance(self.trainer, ObjectiveTrainer):
+            batches = -(-(batches // processes()) // self.trainer.accumulate)
         with self._compressing(nb_epochs * batches):
             self.trainer.fit_generator(generator, nb_epochs=nb_epochs, **kwargs)
 

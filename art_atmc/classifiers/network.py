@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import numpy as np
@@ -30,6 +30,7 @@ class Network(nn.Module):
 
     :param classifier: an ART ``PyTorchClassifier``.
     :param sample: a few inputs, on which it is tried whether the model takes channels-last images.
+    :param compiled: run the model through ``torch.compile``.
     :raises ValueError: for preprocessing that changes labels.
     :raises TypeError: for a model that returns anything but one tensor with a row for each input.
 
@@ -37,9 +38,11 @@ class Network(nn.Module):
     (``GaussianAugmentation``) is not part of the network, see :func:`~art_atmc.classifiers.inputs.augmented`.
     """
 
-    def __init__(self, classifier: Any, sample: Tensor) -> None:
+    def __init__(self, classifier: Any, sample: Tensor, *, compiled: bool = False) -> None:
         super().__init__()
         self.model: nn.Module = classifier.model
+        # In a list, where torch does not take it for a submodule: parameters and modes are those of the model.
+        self._forward: list[Callable[[Tensor], Tensor]] = [torch.compile(self.model) if compiled else self.model]
         self._operations = [
             op for op in classifier.preprocessing_operations or [] if not _is_identity(op) and not draws_examples(op)
         ]
@@ -61,7 +64,7 @@ class Network(nn.Module):
             if operation.apply_fit if self.training else operation.apply_predict:
                 x = self._preprocessed(operation, x)
         x = x.to(self._dtype)
-        logits: Tensor = self.model(_channels_last(x) if self._channels_last else x)
+        logits = self._forward[0](_channels_last(x) if self._channels_last else x)
         # A loss of rounded logits has a gradient of rounding errors where the network is sure.
         return logits.to(x.dtype) if autocasting(x.device.type) else logits
 

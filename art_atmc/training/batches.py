@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from art.data_generators import DataGenerator, PyTorchDataGenerator
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from art_atmc.attacks.base import Rows
 from art_atmc.classifiers.inputs import arrays, augmented
+from art_atmc.support.randomness import draw_seed
+from art_atmc.training.devices import World
 
-__all__ = ["ArrayBatches", "Augmentation", "Batch", "Batches", "GeneratedBatches", "Unpack"]
+__all__ = ["ArrayBatches", "Augmentation", "Batch", "Batches", "GeneratedBatches", "Unpack", "number_of_batches"]
 
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 """(inputs, source of randomness) -> inputs of the same shape.
@@ -38,12 +40,14 @@ class Batch(NamedTuple):
     :param rows: which of the data's examples these are; None where that is not known, as for loaders, or where
         augmentation changed them in a way that can't be followed.
     :param weights: of the examples in the loss; None for equal ones.
+    :param share: of the loss in the mean over the processes; 1 where all have as many examples.
     """
 
     x: Tensor
     y: Tensor
     rows: Rows | None = None
     weights: Tensor | None = None
+    share: float = 1.0
 
 
 class Batches(Protocol):
@@ -72,6 +76,7 @@ class ArrayBatches:
 
     :param augmentation: changes the inputs of shuffled batches at random.
     :param weights: (n,) of the examples in the loss.
+    :param world: the processes that share each step; every one gets ``batch_size`` examples of it.
     :raises ValueError: for a batch size below 1, weights that do not fit, and an augmentation that changes shapes.
     """
 
@@ -82,7 +87,9 @@ class ArrayBatches:
         batch_size: int,
         augmentation: Augmentation | None = None,
         weights: Tensor | None = None,
+        world: World | None = None,
     ) -> None:
+        self._world = world or World()
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         if weights is not None and not (
@@ -94,7 +101,7 @@ class ArrayBatches:
             )
         self._x, self._y, self._weights = x, y, weights
         self._augmentation = augmentation
-        self._sizes = _sizes(len(x), batch_size)
+        self._sizes = _sizes(len(x), batch_size * self._world.size, self._world.size)
         if augmentation is not None:
             _check_augmentation(augmentation, x[:2])
 
@@ -107,18 +114,24 @@ class ArrayBatches:
 
     def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         if generator is None:
-            yield from map(Batch, self._x.split(self._sizes), self._y.split(self._sizes))
+            parts = list(zip(self._x.split(self._sizes), self._y.split(self._sizes), strict=True))
+            yield from (Batch(x, y) for x, y in parts[self._world.rank :: self._world.size])
             return
-        for index in torch.randperm(len(self._x), generator=generator).split(self._sizes):
+        order = torch.randperm(len(self._x), generator=generator)
+        # Augmentation draws from a generator of its own: processes draw different numbers of it.
+        noise = torch.Generator().manual_seed(draw_seed(generator) + self._world.rank)
+        for together in order.split(self._sizes):
+            index = together.tensor_split(self._world.size)[self._world.rank]
+            share = len(index) * self._world.size / len(together)
             x, y, weights = self._x[index], self._y[index], None if self._weights is None else self._weights[index]
             rows = Rows(index, len(self._x), self.fingerprint)
             if self._augmentation is None:
-                yield Batch(x, y, rows, weights)
+                yield Batch(x, y, rows, weights, share)
             elif (draw := getattr(self._augmentation, "draw", None)) is None:
-                yield Batch(self._augmentation(x, generator), y, None, weights)
+                yield Batch(self._augmentation(x, noise), y, None, weights, share)
             else:
-                motion = draw(len(x), generator)
-                yield Batch(motion(x), y, dataclasses.replace(rows, motion=motion), weights)
+                motion = draw(len(x), noise)
+                yield Batch(motion(x), y, dataclasses.replace(rows, motion=motion), weights, share)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -135,11 +148,18 @@ class GeneratedBatches:
 
     :param unpack: makes the pair (x, y) of what a loader yields; by default it must be that pair.
     :param number: batches that count as an epoch; by default all that there are.
+    :param world: the processes that share the batches: each takes its turn, unless the loader has a
+        ``DistributedSampler`` and is divided already.
     :raises TypeError: for anything else, and when called for a batch that is no pair.
     """
 
     def __init__(
-        self, classifier: Any, generator: Any, unpack: Unpack | None = None, number: int | None = None
+        self,
+        classifier: Any,
+        generator: Any,
+        unpack: Unpack | None = None,
+        number: int | None = None,
+        world: World | None = None,
     ) -> None:
         if isinstance(generator, PyTorchDataGenerator):
             generator = generator.iterator  # stays on tensors; `get_batch` goes through numpy
@@ -150,7 +170,10 @@ class GeneratedBatches:
             )
         self._classifier, self._generator, self._unpack = classifier, generator, unpack
         self._peeked: Iterator[Any] | None = None
-        self.number = _length(generator) if number is None else number
+        divided = isinstance(getattr(generator, "sampler", None), DistributedSampler)
+        self._world = World() if world is None or divided else world
+        all_of_them = _length(generator) if number is None else number
+        self.number = None if all_of_them is None else all_of_them // self._world.size
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +195,8 @@ class GeneratedBatches:
 
     def epoch(self, generator: torch.Generator | None) -> Iterator[Batch]:
         stream, self._peeked = self._peeked or self._stream(), None
-        for drawn in stream if self.number is None else itertools.islice(stream, self.number):
+        turns = itertools.islice(stream, self._world.rank, None, self._world.size)
+        for drawn in turns if self.number is None else itertools.islice(turns, self.number):
             batch = self._batch(drawn)
             if generator is not None:  # for training
                 batch = Batch(*augmented(self._classifier, batch.x, batch.y))
@@ -181,7 +205,7 @@ class GeneratedBatches:
     def _stream(self) -> Iterator[Any]:
         if isinstance(self._generator, DataLoader):
             return iter(self._generator)
-        return (self._generator.get_batch() for _ in range(self.number or 0))
+        return (self._generator.get_batch() for _ in range((self.number or 0) * self._world.size))
 
     def _batch(self, drawn: Any) -> Batch:
         pair = drawn if self._unpack is None else self._unpack(drawn)
@@ -196,10 +220,15 @@ class GeneratedBatches:
         return Batch(*arrays(self._classifier, np.asarray(pair[0]), np.asarray(pair[1]), "generated"))
 
 
-def _sizes(n: int, batch_size: int) -> list[int]:
+def number_of_batches(n: int, batch_size: int, processes: int = 1) -> int:
+    """Batches an epoch over arrays."""
+    return len(_sizes(n, max(batch_size, 1) * processes, processes))
+
+
+def _sizes(n: int, batch_size: int, processes: int) -> list[int]:
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-    if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 1:
-        sizes[-2:] = [sizes[-2] + 1]
+    if len(sizes) > 1 and sizes[-1] < min(2 * processes, batch_size):
+        sizes[-2:] = [sizes[-2] + sizes[-1]]
     return sizes
 
 

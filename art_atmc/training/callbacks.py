@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -36,12 +36,15 @@ class Callback:
 
     ``run`` holds all that changes: ``run.model``, ``run.optimizer``, ``run.epoch`` and ``run.batch`` (finished ones),
     ``run.step``, ``run.history``. ``run.stop("reason")`` ends the fit after the batch. A callback with a state of its
-    own gives it to checkpoints by :meth:`state_dict`.
+    own gives it to checkpoints by :meth:`state_dict`. Where several processes train together each has every callback,
+    but for one whose ``main_only`` is set, as of one that writes.
 
     >>> class Clip(Callback):
     ...     def on_gradients(self, run):
     ...         torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     """
+
+    main_only: ClassVar[bool] = False
 
     def on_train_start(self, run: Run) -> None: ...
     def on_epoch_start(self, run: Run) -> None: ...
@@ -102,6 +105,8 @@ class BestEpoch(Callback):
 class LogLines(Callback):
     """One line an epoch for Python's logging, as ART's trainers write."""
 
+    main_only: ClassVar[bool] = True
+
     def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
         logger.info("epoch %s", dict(row))
 
@@ -109,6 +114,8 @@ class LogLines(Callback):
 @final
 class ProgressBars(Callback):
     """Bars in a terminal or a notebook; where there is neither, one line an epoch, so that a log file stays short."""
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.epochs: Any = None

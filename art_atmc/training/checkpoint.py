@@ -18,6 +18,7 @@ import torch
 
 from art_atmc.support.atomic import write_file
 from art_atmc.training.callbacks import Callback
+from art_atmc.training.devices import World
 from art_atmc.training.run import Run
 
 __all__ = ["Checkpoint", "Interrupted"]
@@ -66,9 +67,11 @@ class Checkpoint(Callback):
     def on_train_start(self, run: Run) -> None:
         self._fits += 1
         self.folder = self._base if self._fits == 1 else self._base / f"fit-{self._fits}"
+        if not run.world.main:  # random states and kept perturbations are each process's own
+            self.folder = self.folder / f"process-{run.world.rank}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._asked = None
-        if (state := self._newest()) is not None:
+        if (state := self._newest(run.world)) is not None:
             _check_conditions(self.folder, state["conditions"], run.conditions())
             run.load_state_dict(state["run"])
             logger.info("going on from %s: epoch %d, batch %d", self.folder, run.epoch + 1, run.batch)
@@ -76,10 +79,12 @@ class Checkpoint(Callback):
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def on_batch_end(self, run: Run) -> None:
-        if self._asked is not None:
+        if run.accumulating:
+            return
+        if run.world.any(self._asked is not None):
             written = self.write(run)
             raise Interrupted(
-                f"{self._asked}: stopped after epoch {run.epoch + 1}, batch {run.batch}; "
+                f"{self._asked or 'another process'}: stopped after epoch {run.epoch + 1}, batch {run.batch}; "
                 + (f"run the same again to go on from {self.folder}" if written else "no checkpoint could be written")
             )
         if self.every is not None and run.step % self.every == 0:
@@ -121,14 +126,19 @@ class Checkpoint(Callback):
         paths = [path for path in self.folder.iterdir() if NAME.fullmatch(path.name)]
         return sorted(paths, key=lambda path: (path.name[:9], path.stat().st_mtime_ns))
 
-    def _newest(self) -> dict[str, Any] | None:
-        for path in reversed(self._found()):
+    def _newest(self, world: World) -> dict[str, Any] | None:
+        """The last one that is whole, and that every process has."""
+        whole = {}
+        for path in self._found():
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:16] == path.stem[10:]:
-                state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-                return state
-            warnings.warn(f"{path} is damaged, and the checkpoint before it is taken", stacklevel=2)
-        return None
+                whole[int(path.name[:9])] = content
+            else:
+                warnings.warn(f"{path} is damaged, and the checkpoint before it is taken", stacklevel=2)
+        if not (steps := world.common(whole)):
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(whole[max(steps)]), weights_only=True, map_location="cpu")
+        return state
 
 
 def _check_conditions(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from art_atmc.support.atomic import write_file
 from art_atmc.training.callbacks import Callback
@@ -24,6 +24,8 @@ class JSONLines(Callback):
     >>> JSONLines("runs/history.jsonl", model="dense").labels
     {'model': 'dense'}
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, path: str | Path, **labels: str | float) -> None:
         self.path, self.labels = Path(path), labels
@@ -86,6 +88,8 @@ class TensorBoard(Callback):
     :param folder: for the event files.
     :raises ImportError: without the package, naming the extra.
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, folder: str | Path) -> None:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import itertools
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.modes import kept_in_evaluation
 from art_atmc.classifiers.network import Network
 from art_atmc.support.randomness import draw_seed, isolated_randomness
-from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack
+from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack, number_of_batches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
 from art_atmc.training.checkpoint import Checkpoint
+from art_atmc.training.devices import World, processes
 from art_atmc.training.objectives import Objective, described
 from art_atmc.training.rates import AnyRate, Hold, Pace
 from art_atmc.training.run import Run
@@ -69,6 +71,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     :param precision: ``torch.bfloat16`` for convolutions and products of the training steps in it, by autocast: on
         hardware that knows it a step takes about two thirds of the time. Weights, losses and validation stay as they
         are. None, the default, casts nothing.
+    :param accumulate: batches whose gradients are averaged for one step of the optimizer, for large batches in little
+        memory.
+    :param compile: run the network through ``torch.compile``; on a CPU it was measured to be slower.
     :param verbose: show progress bars, or one line an epoch where there is no terminal.
     :raises ValueError: when the classifier has no optimizer, or one that needs a closure, and for another precision.
     :raises TypeError: when it is no ``PyTorchClassifier``, or the objective is none of ours.
@@ -86,7 +91,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
         seed: int = 0,
-        precision: torch.dtype | None = None,
+        precision: torch.dtype | str | None = None,
+        accumulate: int = 1,
+        compile: bool = False,  # noqa: A002
         verbose: bool = True,
     ) -> None:
         check_classifier(classifier)
@@ -97,12 +104,16 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             )
         if strangers := [type(c).__name__ for c in callbacks if not isinstance(c, Callback)]:
             raise TypeError(f"`callbacks` must hold objects of art_atmc.training.Callback, got {strangers}")
+        precision = torch.bfloat16 if precision == "bf16" else precision
         if precision not in (None, torch.bfloat16):
             raise ValueError(
                 f"`precision` must be torch.bfloat16 or None, got {precision}; float16 would need its losses scaled"
             )
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ValueError(f"`accumulate` must be at least 1, got {accumulate}; it counts batches of a step")
         super().__init__(classifier)
         self.objective = objective
+        self.accumulate, self.compile = accumulate, compile
         self.precision = precision
         kept = [] if checkpoint is None else [Checkpoint(checkpoint, every=checkpoint_every)]
         self.callbacks: list[Callback] = [*kept, *callbacks]
@@ -151,14 +162,15 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         weights = None if sample_weight is None else torch.as_tensor(np.asarray(sample_weight, np.float32))
         if weights is not None:
             weighted(self._classifier.loss, weights)  # refuses a loss that takes none
+        world = self._joined()
         data = arrays(self._classifier, x, y, "training")
         if drawn := drawing_defences(self._classifier):
             if weights is not None:
                 raise ValueError(f"`sample_weight` has none for the examples that {drawn} draw; draw them beforehand")
             with isolated_randomness(draw_seed(self._generator)):
                 data = augmented(self._classifier, *data)
-        batches = ArrayBatches(*data, batch_size, augmentation, weights)
-        self._train(batches, validation_data, nb_epochs, scheduler)
+        batches = ArrayBatches(*data, batch_size, augmentation, weights, world)
+        self._train(batches, validation_data, nb_epochs, scheduler, world)
 
     def fit_generator(
         self,
@@ -177,8 +189,13 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         :param steps_per_epoch: batches that count as an epoch, for a loader without a length.
         """
         refuse_unknown(kwargs)
-        batches = GeneratedBatches(self._classifier, generator, unpack, steps_per_epoch)
-        self._train(batches, validation_data, nb_epochs, scheduler, unpack)
+        world = self._joined()
+        batches = GeneratedBatches(self._classifier, generator, unpack, steps_per_epoch, world)
+        self._train(batches, validation_data, nb_epochs, scheduler, world, unpack)
+
+    def steps(self, examples: int, batch_size: int, nb_epochs: int) -> int:
+        """Steps of the optimizer in a fit on arrays."""
+        return nb_epochs * -(-number_of_batches(examples, batch_size, processes()) // self.accumulate)
 
     def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
         """The classifier's outputs, shape (n, classes)."""
@@ -200,13 +217,14 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         validation_data: Data | None,
         nb_epochs: int,
         scheduler: AnyRate | None,
+        world: World,
         unpack: Unpack | None = None,
     ) -> None:
         if nb_epochs < 1:
             raise ValueError(f"`nb_epochs` must be at least 1, got {nb_epochs}")
         classifier, device = self._classifier, self._classifier.device
-        validation = _validation(classifier, validation_data, unpack)
-        steps = None if batches.number is None else nb_epochs * batches.number
+        validation = _validation(classifier, validation_data, unpack, world)
+        steps = None if batches.number is None else nb_epochs * -(-batches.number // self.accumulate)
         pace = Pace(scheduler, classifier.optimizer, nb_epochs, steps)
         with isolated_randomness(0):  # a loader draws from the global generators when it is asked
             sample = batches.sample()
@@ -217,11 +235,13 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             pace,
             self._generator,
             torch.Generator(device),
-            [*self.callbacks, BestEpoch(), LogLines(), *([ProgressBars()] if self.verbose else [])],
+            [c for c in self._watching() if world.main or not c.main_only],
             self.history,
             nb_epochs,
             batches.number,
+            world=world,
             settings={
+                "batches a step": str(self.accumulate),
                 "data": batches.fingerprint,
                 "validation data": "none" if validation is None else validation.fingerprint,
                 "objective": described(self.objective),
@@ -231,7 +251,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         )
         if classifier.model.training:
             self._evaluated = kept_in_evaluation(classifier.model)
-        problem = Problem.of(classifier, Network(classifier, sample.to(device)), run.starts)
+        world.broadcast_(tensor for tensor in classifier.model.state_dict().values())
+        problem = Problem.of(classifier, Network(classifier, sample.to(device), compiled=self.compile), run.starts)
         try:
             for callback in run.callbacks:
                 callback.on_train_start(run)
@@ -269,7 +290,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             callback.on_epoch_end(run, self.history[-1])
 
     def _epoch(self, run: Run, problem: Problem, batches: Batches) -> dict[str, float]:
-        run.starts.manual_seed(draw_seed(run.generator))
+        run.starts.manual_seed(draw_seed(run.generator) + run.world.rank)
         stream = batches.epoch(run.generator)
         for _ in itertools.islice(stream, run.batch):  # a run that goes on within the epoch
             pass
@@ -280,8 +301,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             x, y = batch.x.to(problem.classifier.device), batch.y.to(problem.classifier.device)
             weights = None if batch.weights is None else batch.weights.to(x)
             try:
-                self._step(run, problem.at(batch.rows, weights), x, y)
-                if run.step % CHECKED_EVERY == 0:
+                self._step(run, problem.at(batch.rows, weights), x, y, batch.share)
+                if run.batch % CHECKED_EVERY == 0:
                     self._require_finite(run)
             except FloatingPointError as error:
                 raise FloatingPointError(
@@ -292,6 +313,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 callback.on_batch_end(run)
             if run.stopped is not None:
                 break
+        if run.accumulating:  # the end of a loader without a length
+            self._update(run)
         if not run.batch:
             raise ValueError("the data yielded no batch; give at least one example")
         try:
@@ -302,13 +325,19 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             raise FloatingPointError(
                 f"epoch {len(self.history) + 1}: {error}. The weights are those from before this epoch"
             ) from error
-        loss, correct, seen = run.sums.tolist()
+        run.world.average_(b for b in self._classifier.model.buffers() if b.is_floating_point())
+        run.world.check_equal(self._classifier.model.parameters())
+        loss, correct, seen = run.world.summed(run.sums).tolist()
         return {"loss": loss / seen, "train_robust_accuracy": correct / seen}
 
-    def _step(self, run: Run, problem: Problem, x: Tensor, y: Tensor) -> None:
-        optimizer = self._classifier.optimizer
-        run.pace.before_step(run.step, run.epoch)
-        run.batch, run.step = run.batch + 1, run.step + 1
+    def _step(self, run: Run, problem: Problem, x: Tensor, y: Tensor, share: float) -> None:
+        """The gradient of one batch, and a step of the optimizer where it completes one."""
+        first = run.batch - run.batch % self.accumulate
+        together = self.accumulate if run.batches is None else min(self.accumulate, run.batches - first)
+        if run.batch == first:
+            run.pace.before_step(run.step, run.epoch)
+        run.batch += 1
+        run.accumulating = run.batch - first < together
         problem.network.train()
         for layer in self._evaluated:
             layer.training = False
@@ -316,18 +345,39 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         cast = contextlib.nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with cast:
             loss, logits = self.objective(problem, x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        for callback in run.callbacks:
-            callback.on_gradients(run)
-        optimizer.step()
-        run.pace.after_step()
+        if run.batch - 1 == first:
+            self._classifier.optimizer.zero_grad()
+        (loss if share == together == 1 else loss * (share / together)).backward()
+        if not run.accumulating:
+            self._update(run)
         with torch.no_grad():
             correct = (~misclassified(logits, y)).sum()
             run.sums += torch.stack([loss.detach() * len(x), correct, torch.full_like(correct, len(x))]).to(run.sums)
 
+    def _update(self, run: Run) -> None:
+        optimizer = self._classifier.optimizer
+        run.step += 1
+        run.accumulating = False
+        run.world.average_(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        for callback in run.callbacks:
+            callback.on_gradients(run)
+        optimizer.step()
+        run.pace.after_step()
+
+    def _joined(self) -> World:
+        """The processes that train together, with the classifier on this one's device."""
+        classifier = self._classifier
+        if classifier.device.type == "cuda" and "LOCAL_RANK" in os.environ:
+            # A script that is launched for every device builds its classifier on the first one.
+            classifier._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            classifier.model.to(classifier.device)
+        return World.joined(classifier.device)
+
+    def _watching(self) -> list[Callback]:
+        return [*self.callbacks, BestEpoch(), LogLines(), *([ProgressBars()] if self.verbose else [])]
+
     def _require_finite(self, run: Run) -> None:
-        if not np.isfinite(value := float(run.sums[0])):
+        if not np.isfinite(value := float(run.world.summed(run.sums)[0])):
             raise FloatingPointError(f"the loss became {value}; lower the learning rate or clip gradients")
 
     def _validate(self, run: Run, problem: Problem, validation: Batches | None) -> dict[str, float]:
@@ -340,23 +390,24 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 # The same random starts every epoch, so that epochs differ by their weights alone.
                 starts = torch.Generator(self._classifier.device).manual_seed(0)
                 fixed_starts = Problem.of(self._classifier, problem.network, starts)
-                row["clean_accuracy"] = accuracy(fixed_starts, validation)
-                row["robust_accuracy"] = accuracy(fixed_starts, validation, _without_memory(self.objective.attack))
+                attack = _without_memory(self.objective.attack)
+                row["clean_accuracy"] = accuracy(fixed_starts, validation, world=run.world)
+                row["robust_accuracy"] = accuracy(fixed_starts, validation, attack, world=run.world)
             for callback in run.callbacks:
                 callback.on_validation(run, row)
         return row
 
 
-def accuracy(problem: Problem, batches: Batches, attack: Any = None) -> float:
+def accuracy(problem: Problem, batches: Batches, attack: Any = None, *, world: World | None = None) -> float:
     """Share of the examples that the network classifies correctly, under ``attack`` where one is given."""
-    correct = seen = 0
+    counts = torch.zeros(2, dtype=torch.float64)
     for batch in batches.epoch(None):
         x, y = batch.x.to(problem.classifier.device), batch.y.to(problem.classifier.device)
         if attack is not None:
             x = perturb(problem, attack, x, y)
-        correct += int((~misclassified(problem.answers(x), y)).sum())
-        seen += len(x)
-    return correct / seen
+        counts += torch.tensor([int((~misclassified(problem.answers(x), y)).sum()), len(x)])
+    correct, seen = (world or World()).summed(counts).tolist()
+    return float(correct / seen)
 
 
 def check_classifier(classifier: Any) -> None:
@@ -395,14 +446,14 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _validation(classifier: Any, data: Data | None, unpack: Unpack | None) -> Batches | None:
+def _validation(classifier: Any, data: Data | None, unpack: Unpack | None, world: World) -> Batches | None:
     if data is None:
         return None
     if isinstance(data, tuple | list):
         if len(data) != 2:
             raise ValueError(f"`validation_data` must be a pair (x, y) or a loader, got {len(data)} parts")
-        return ArrayBatches(*arrays(classifier, data[0], data[1], "validation"), 256)
-    batches = GeneratedBatches(classifier, data, unpack)
+        return ArrayBatches(*arrays(classifier, data[0], data[1], "validation"), 256, world=world)
+    batches = GeneratedBatches(classifier, data, unpack, world=world)
     if batches.number is None:
         raise ValueError("`validation_data` must have a length: each epoch is validated on all of it; give arrays")
     return batches

@@ -13,6 +13,7 @@ from torch import Tensor
 from art_atmc.support.randomness import global_states, set_global_states
 from art_atmc.support.versions import versions
 from art_atmc.training.callbacks import Callback
+from art_atmc.training.devices import World
 from art_atmc.training.objectives import Objective
 from art_atmc.training.rates import Pace
 
@@ -30,6 +31,8 @@ class Run:
     :param epochs: that the fit is to make.
     :param batches: an epoch has; None where the loader has no length.
     :param epoch: epochs that are finished in this fit; ``batch`` and ``step`` likewise, in the epoch and in all.
+    :param world: the processes that train together.
+    :param accumulating: whether gradients of further batches are added before the optimizer's next step.
     :param settings: what the fit was asked for, such as its data and seed, in words.
     :param sums: loss, correctly classified examples and examples of the epoch so far.
     """
@@ -46,6 +49,8 @@ class Run:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    world: World = dataclasses.field(default_factory=World)
+    accumulating: bool = False
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     stopped: str | None = None
@@ -77,6 +82,7 @@ class Run:
         asked = {
             "epochs": str(self.epochs),
             "batches an epoch": str(self.batches),
+            "processes": str(self.world.size),
             "network": f"{type(self.model).__name__} {shapes}",
             "optimizer": f"{type(self.optimizer).__name__} {groups} rates {self.pace.own}",
             "learning rate": self.pace.described,
