@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from art_atmc import CompressedModel
 from art_atmc.cli import main
 from art_atmc.data import load
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.comparison import compare
+from art_atmc.experiments.settings import Settings
 from art_atmc.networks import NETWORKS
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -166,17 +167,13 @@ def test_plugins_are_listed_shown_and_checked(command):
 
 
 def test_constraints_by_name_are_those_of_the_options(tmp_path):
-    settings = {"data": "digits", "epochs": 1, "dense": False}
-    named = Experiment(constraint=("sparsity:density=0.1", "quantization:bits=3"), ignore=("layers.fc2",), **settings)
-    assert named.constraints() == Experiment(density=0.1, bits=3, **settings).constraints()
-    metrics = named.run(tmp_path, verbose=False)
+    named = Settings.resolved(
+        "digits", constraint=("sparsity:density=0.1", "quantization:bits=3"), ignore=("layers.fc2",), epochs=1
+    )
+    assert named.constraints == Settings.resolved("digits", density=0.1, bits=3).constraints
+    metrics = compare(named, tmp_path, dense=False, verbose=False)
     assert metrics["settings"]["constraints"] == ["Sparsity(density=0.1)", "Quantization(bits=3)"]
     assert "layers.fc2.weight.V" not in {tensor["name"] for tensor in metrics["compressed"]["tensors"]}
-
-
-def test_results_are_not_overwritten_unasked(run):
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        Experiment("digits").run(run[1])
 
 
 def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
@@ -186,10 +183,8 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
     np.savez(tmp_path / "own.npz", x_train=x[:150], y_train=y[:150], x_test=x[150:], y_test=y[150:])
     results = []
     for name in ("a", "b"):
-        experiment = Experiment(
-            str(tmp_path / "own.npz"), network="digits-cnn", density=0.2, bits=32, epochs=2, dense=False
-        )
-        metrics = experiment.run(tmp_path / name, verbose=False)
+        settings = Settings.resolved(str(tmp_path / "own.npz"), network="digits-cnn", density=0.2, bits=32, epochs=2)
+        metrics = compare(settings, tmp_path / name, dense=False, verbose=False)
         assert "dense" not in metrics
         results.append((tmp_path / name / "compressed.atmc").read_bytes())
     assert results[0] == results[1]
@@ -198,15 +193,15 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--density", "0"), "`density` must be in (0, 1]"),
-        (("--bits", "40"), "`bits` must be an integer"),
-        (("--eps", "-1"), "`eps`"),
-        (("--norm", "3"), "`--norm` must be"),
-        (("--network", "vgg"), "`--network` must be one of"),
+        (("--density", "0"), "--density must be in (0, 1]"),
+        (("--bits", "40"), "--bits must be an integer"),
+        (("--eps", "-1"), "--eps must be"),
+        (("--norm", "3"), "'3' is not one of 'inf', '2', '1'"),
+        (("--network", "vgg"), "--network must be one of"),
         (("--network", "lenet"), "takes images of shape (1, 28, 28), but digits holds (1, 8, 8)"),
-        (("--epochs", "0"), "`--epochs`"),
-        (("--clean-share", "1"), "`clean_share`"),
-        (("--constraint", "sparsity:density=0.1", "--bits", "4"), "either `--constraint`, or `--density`"),
+        (("--epochs", "0"), "--epochs must be at least 1"),
+        (("--clean-share", "1"), "--clean-share must be"),
+        (("--constraint", "sparsity:density=0.1", "--bits", "4"), "either --constraint, or --density and --bits"),
         (("--constraint", "sparsity:densty=0.1"), "did you mean `density`"),
         (("--constraint", "sparsty:density=0.1"), "`sparsity`"),
         (("--ignore", "fc9"), "match no weight"),
@@ -227,7 +222,7 @@ def test_bad_settings_end_in_one_sentence(tmp_path, monkeypatch, capsys, argumen
 def test_zero_is_not_taken_for_a_default():
     for settings in ({"eps": 0.0}, {"eps_step": 0.0}, {"test_max_iter": 0}):
         with pytest.raises(ValueError, match="must be"):
-            Experiment("digits", **settings)
+            Settings.resolved("digits", **settings)
 
 
 def test_help_answers_in_half_a_second():

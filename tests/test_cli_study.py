@@ -12,10 +12,11 @@ import pytest
 from art_atmc import CompressedModel
 from art_atmc.cli import main
 from art_atmc.evaluation import Evaluation
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.comparison import compare
 from art_atmc.experiments.paper import curves, interpolated
 from art_atmc.experiments.point import Accuracy, points
 from art_atmc.experiments.reproduce import PANELS, distances, markdown
+from art_atmc.experiments.settings import Settings
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def command(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     output = tmp_path_factory.mktemp("train") / "run"
-    Experiment("digits", epochs=3, max_iter=2, lr=0.1, density=0.3, bits=4).run(output, verbose=False)
+    compare(Settings.resolved("digits", epochs=3, max_iter=2, lr=0.1, density=0.3, bits=4), output, verbose=False)
     return output
 
 
@@ -81,7 +82,7 @@ def test_evaluate_takes_a_file_once_it_is_told_the_data(command, trained, tmp_pa
     assert "skipped: transfer" in " ".join(printed.split())
     assert "eps 0.05" in printed
     said = command("evaluate", tmp_path, "--quiet", status=2).err
-    assert "no folder with metrics.json" in said
+    assert "holds no network" in said
 
 
 def test_sweep_and_report(command, tmp_path):
@@ -104,12 +105,14 @@ def test_a_network_of_ones_own_is_trained_swept_and_evaluated(command, tmp_path,
         "def wide(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
+    given = ("--data", "digits", "--eps", 0.1)
     shared = ("--data", "digits", "--epochs", 2, "--max-iter", 1, "--quiet", "--network")
     command("train", "--output", "run", *shared, "own_networks:small")
     assert CompressedModel.load("run/compressed.atmc").manifest.network is None
     told = command("evaluate", "run", "--quiet", "--network", "own_networks:small", "--examples", 50).out
     assert "transfer" in told
-    assert "--network" in command("evaluate", "run", "--quiet", status=2).err
+    assert command("evaluate", "run", "--quiet", "--examples", 50).out == told  # the folder knows its network
+    assert "--network" in command("evaluate", "run/compressed.atmc", *given, "--quiet", status=2).err
     command("sweep", "--output", "study", *shared, "own_networks:small", "--recipe", "AL0", "--density", 0.2)
     (point,) = (point for _, point in points(tmp_path / "study"))
     assert (point.network, point.dense_size) == ("own_networks:small", 64 * 16 + 16 * 10)
@@ -129,7 +132,7 @@ def test_search_by_command(command, tmp_path):
         "sweep", "--data", "digits", "--output", tmp_path, "--epochs", 2, "--max-iter", 1, "--search", 2,
         "--density", 0.1, "--density", 0.2, "--bits", 2, "--bits", 4, "--quiet",
     ).out  # fmt: skip
-    assert printed.count("ATMC-") == 2
+    assert sum(line.strip().startswith("ATMC-") and "kB" in line for line in printed.splitlines()) == 2
 
 
 def test_train_with_seeds_shows_the_spread(command, tmp_path):
@@ -137,7 +140,7 @@ def test_train_with_seeds_shows_the_spread(command, tmp_path):
         "train", "--data", "digits", "--output", tmp_path, "--epochs", 2, "--max-iter", 1, "--seeds", 2, "--seed", 5,
         "--density", 0.5, "--quiet",
     ).out  # fmt: skip
-    assert "2 seeds: mean" in printed
+    assert "digits, 2 seeds, 359 test images" in printed
     spread = json.loads((tmp_path / "seeds.json").read_text())["compressed"]["clean_accuracy"]
     each = [
         json.loads((tmp_path / f"seed-{seed}" / "metrics.json").read_text())["compressed"]["clean_accuracy"]
@@ -181,11 +184,11 @@ def test_reproduce_measures_the_distance_to_the_paper(command, mnist, tmp_path):
 
 
 def test_panels_are_those_of_the_paper():
-    mnist, cifar = (PANELS[name].experiment(data_dir=None) for name in ("mnist", "cifar10"))
+    mnist, cifar = (PANELS[name].settings(data_dir=None) for name in ("mnist", "cifar10"))
     assert (mnist.network, mnist.eps, mnist.max_iter, mnist.test_max_iter) == ("lenet", 76 / 255, 16, 16)
     assert (cifar.network, cifar.eps, cifar.max_iter, cifar.augment) == ("resnet34", 4 / 255, 7, True)
-    assert PANELS["mnist"].experiment(None, 4, 5).max_iter == 5
-    assert PANELS["mnist"].experiment(None, 4, 5).test_max_iter == 16
+    assert PANELS["mnist"].settings(None, 4, 5).max_iter == 5
+    assert PANELS["mnist"].settings(None, 4, 5).test_max_iter == 16
 
 
 def test_the_papers_curves_are_whole():

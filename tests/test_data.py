@@ -122,7 +122,7 @@ def test_compression_is_told_by_content_not_name(tmp_path: Path) -> None:
 
 
 def test_mnist_without_a_folder_is_refused() -> None:
-    with pytest.raises(ValueError, match="give --data-dir"):
+    with pytest.raises(ValueError, match="give `data_dir`"):
         load("mnist")
 
 
@@ -130,7 +130,7 @@ def test_missing_idx_files_are_all_named(tmp_path: Path) -> None:
     arrays = _random_mnist()
     del arrays["train-labels-idx1"], arrays["t10k-images-idx3"]
     _write(tmp_path, arrays)
-    with pytest.raises(FileNotFoundError, match="give --data-dir") as error:
+    with pytest.raises(FileNotFoundError, match="give `data_dir`") as error:
         load("mnist", tmp_path)
     for name in ("train-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz", "train-labels.idx1-ubyte",
                  "train-labels.idx1-ubyte.gz", "t10k-images-idx3-ubyte"):  # fmt: skip

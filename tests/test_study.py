@@ -16,14 +16,16 @@ import torch
 
 from art_atmc import CompressedModel, Quantization, Sparsity
 from art_atmc.evaluation import Evaluation
+from art_atmc.experiments import curve as curves
 from art_atmc.experiments import study as module
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments import train_and_test as one_network
 from art_atmc.experiments.point import Examples, Point, points
 from art_atmc.experiments.recipes import RECIPES, Schedule
+from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.study import Study
 from art_atmc.experiments.sweep import Search, search, sweep
 
-SETTINGS = Experiment("digits", epochs=4, max_iter=2, lr=0.1)
+SETTINGS = Settings.resolved("digits", epochs=4, max_iter=2, lr=0.1, suite="test")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study = Study(SETTINGS, folder, verbose=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CURVE_STEPS", 4)
+        patch.setattr(curves, "STEPS", 4)
         found = sweep(study, study.grid(list(RECIPES), [0.2], [3], [0]))
     return study, folder, {point.recipe: point for point in found}
 
@@ -100,7 +102,7 @@ def test_the_pruned_keep_the_support_of_the_dense_network_they_start_from(folder
 
 def test_a_second_sweep_trains_nothing(folder, monkeypatch):
     study, _, found = folder
-    monkeypatch.setattr(Study, "_train", None)
+    monkeypatch.setattr(one_network, "new_trainer", None)
     assert sweep(study, study.grid(["AP", "DA"], [0.2], [3], [0])) == [found["AP"], found["DA"]]
 
 
@@ -128,8 +130,8 @@ def test_sizes_that_a_recipe_cannot_have_are_left_out(tmp_path, capsys, monkeypa
 
 def test_other_conditions_in_one_folder_are_refused(folder):
     study, _, _ = folder
-    other = dataclasses.replace(study, experiment=dataclasses.replace(SETTINGS, lr=0.01))
-    with pytest.raises(ValueError, match=r"lr=0\.1, not 0\.01; choose another --output"):
+    other = dataclasses.replace(study, settings=dataclasses.replace(SETTINGS, lr=0.01))
+    with pytest.raises(ValueError, match=r"lr=0\.1, not 0\.01; choose another `output`"):
         sweep(other, other.grid(["DA"], [0.2], [3], [0]))
 
 
@@ -166,10 +168,10 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.study import Study
 from art_atmc.experiments.sweep import sweep
-settings = Experiment("digits", epochs=2, max_iter=1, batch_size=256)
+settings = Settings.resolved("digits", epochs=2, max_iter=1, batch_size=256, suite="test")
 study = Study(settings, Path(sys.argv[1]), curves=False, verbose=False)
 sweep(study, study.grid(["AP", "AL0", "ATMC-b"], [0.2, 0.1], [3], [0]))
 """
@@ -205,7 +207,7 @@ def test_a_search_uses_validation_figures_and_goes_on(tmp_path, monkeypatch):
     journal = (tmp_path / "journal.log").read_text()
     for point in more:
         assert repr(point.validation[1])[:8] in journal
-    monkeypatch.setattr(Study, "_train", None)  # nothing is trained again
+    monkeypatch.setattr(one_network, "new_trainer", None)  # nothing is trained again
     assert search(study, dataclasses.replace(wanted, trials=3)) == more
 
 
@@ -213,16 +215,15 @@ def test_a_search_asks_again_for_what_a_killed_process_left(tmp_path, monkeypatc
     pytest.importorskip("optuna")
     study = Study(SETTINGS, tmp_path, curves=False, verbose=False)
     wanted = Search("AL0", (0.1, 0.3), trials=1)
-    tested = Study._tested
 
-    def killed(*_):
+    def killed(*_, **__):
         raise SystemExit  # as a signal would: Optuna does not see the end of the trial
 
-    monkeypatch.setattr(Study, "_tested", killed)
+    monkeypatch.setattr(one_network, "evaluate", killed)
     with pytest.raises(SystemExit):
         search(study, wanted)
     begun = {path.parent.name for path in tmp_path.glob("*AL0*/model.atmc")}
-    monkeypatch.setattr(Study, "_tested", tested)
+    monkeypatch.undo()
     (point,) = search(study, wanted)
     assert begun == {study.stage("AL0", point.density, 32, 0).name}
 
@@ -247,9 +248,9 @@ def test_optuna_is_named_where_it_is_missing(tmp_path, monkeypatch):
         search(Study(SETTINGS, tmp_path, verbose=False), Search("AL0", (0.1, 0.2)))
 
 
-def test_unknown_suites_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`suite` must be test, quick"):
-        Study(SETTINGS, tmp_path, suite="slow")
+def test_unknown_suites_are_refused():
+    with pytest.raises(ValueError, match="`suite` must be one of pgd, test, quick"):
+        Settings.resolved("digits", suite="slow")
 
 
 def test_test_data_plays_no_part_in_training(tmp_path, monkeypatch):
@@ -261,7 +262,8 @@ def test_test_data_plays_no_part_in_training(tmp_path, monkeypatch):
         x_test = np.clip(original.x_test + change, 0, 1).astype(np.float32)
         monkeypatch.setattr(module, "load", lambda *_, d=dataclasses.replace(original, x_test=x_test): d)
         (point,) = sweep(study, [study.stage("AL0", 0.2, 3, 0)])
-        made.append((point, (tmp_path / str(change) / study.stage("AL0", 0.2, 3, 0).name / "model.atmc").read_bytes()))
+        model = CompressedModel.load(study.folder(study.stage("AL0", 0.2, 3, 0)) / "model.atmc")
+        made.append((point, model.tensors))
         monkeypatch.undo()
     assert made[0][1] == made[1][1]
     assert made[0][0].clean != made[1][0].clean

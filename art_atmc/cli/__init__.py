@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from art_atmc.cli import artefact, plugins, study, training
+from art_atmc.cli import plugins
+from art_atmc.cli.bench import bench
+from art_atmc.cli.errors import options_of, sentence
+from art_atmc.cli.evaluate import evaluate
+from art_atmc.cli.export import export
+from art_atmc.cli.inspect import inspect
+from art_atmc.cli.report import report
+from art_atmc.cli.reproduce import reproduce
+from art_atmc.cli.sweep import sweep
+from art_atmc.cli.train import train
 
 app = typer.Typer(
     add_completion=False,
@@ -34,21 +43,19 @@ def _options(
     """Train networks that are small and robust: ATMC for the Adversarial Robustness Toolbox."""
 
 
-app.command()(training.train)
-app.command()(study.evaluate)
-app.command()(study.sweep)
-app.command()(study.report)
-app.command()(study.reproduce)
-app.command()(artefact.inspect)
-app.command()(artefact.export)
-app.command()(artefact.bench)
+for command in (train, evaluate, sweep, report, reproduce, inspect, export, bench):
+    app.command()(command)
 app.add_typer(plugins.app, name="plugins")
 
 
 def main() -> None:
-    """Run a command; errors of the user are one sentence on stderr and exit status 2."""
+    """Run a command. What a user can mend is one sentence on stderr and exit status 2; a fault of ours a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        typer.echo(f"art-atmc: {error}", err=True)
+    except Exception as error:
+        said = sentence(error, options_of(typer.main.get_command(app), sys.argv[1:]))
+        if said is None:
+            typer.echo("art-atmc: this is a fault of art-atmc; please report it with the lines below", err=True)
+            raise
+        typer.echo(f"art-atmc: {said}", err=True)
         sys.exit(2)

@@ -39,7 +39,7 @@ def cifar10(folder: Path) -> tuple[str, dict[str, NDArray[Any]]]:
         return name, {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     raise FileNotFoundError(
         f"{folder} holds neither data_batch_1.bin (the binary version of CIFAR-10) nor images in train/{CLASSES[0]}/; "
-        "give --data-dir, the folder of either"
+        "give `data_dir`, the folder of either"
     )
 
 

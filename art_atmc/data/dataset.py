@@ -3,6 +3,7 @@ r"""Data sets as arrays: images in :math:`[0, 1]`, shaped (N, C, H, W), with lab
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +16,10 @@ from art_atmc.data.cifar import cifar10
 from art_atmc.data.idx import read_idx
 from art_atmc.support.reading import FOREIGN
 
-__all__ = ["Dataset", "load", "split_validation"]
+__all__ = ["Dataset", "load", "require_known", "split_validation"]
 
 Array = NDArray[Any]
+NAMES = ("digits", "mnist", "cifar10")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 IDX_FILES = MappingProxyType({  # the stem of the name and the number of dimensions
     "x_train": ("train-images", 3), "y_train": ("train-labels", 1), "x_test": ("t10k-images", 3),
@@ -88,20 +90,33 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
     >>> digits.x_train.shape, digits.x_test.shape, digits.nb_classes
     ((1438, 1, 8, 8), (359, 1, 8, 8), 10)
     """
+    require_known(data)
     if data == "digits":
         return _digits()
     if data == "mnist":
         return _mnist(data_dir)
     if data == "cifar10":
         if data_dir is None:
-            raise ValueError("cifar10 is read from files; give --data-dir, the folder that holds them")
+            raise ValueError("cifar10 is read from files; give `data_dir`, the folder that holds them")
         return _dataset(*cifar10(data_dir))
-    if data.endswith(".npz"):
-        return _archive(Path(data))
-    raise ValueError(
-        f"`data` must be digits, mnist, cifar10 or the path of an .npz file, got {data!r}; "
-        "save other data with numpy.savez"
-    )
+    return _archive(Path(data))
+
+
+def require_known(data: str) -> None:
+    """Refuse a name that :func:`load` can't know.
+
+    :raises ValueError: naming the one that may be meant.
+
+    >>> require_known("digit")
+    Traceback (most recent call last):
+    ...
+    ValueError: `data` must be digits, mnist, cifar10 or the path of an .npz file, got 'digit'; did you mean digits?
+    """
+    if data in NAMES or data.endswith(".npz"):
+        return
+    near = difflib.get_close_matches(data.lower(), NAMES, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "save other data with numpy.savez"
+    raise ValueError(f"`data` must be {', '.join(NAMES)} or the path of an .npz file, got {data!r}; {remedy}")
 
 
 def split_validation(x: Array, y: Array, share_or_count: float, seed: int) -> tuple[Array, Array, Array, Array]:
@@ -159,7 +174,7 @@ def _digits() -> Dataset:
 
 def _mnist(folder: Path | None) -> Dataset:
     if folder is None:
-        raise ValueError("mnist is read from four idx files; give --data-dir, the folder that holds them")
+        raise ValueError("mnist is read from four idx files; give `data_dir`, the folder that holds them")
     names = {
         key: [f"{stem}{dot}idx{dimensions}-ubyte{ending}" for dot in "-." for ending in ("", ".gz")]
         for key, (stem, dimensions) in IDX_FILES.items()
@@ -167,7 +182,7 @@ def _mnist(folder: Path | None) -> Dataset:
     paths = {key: [folder / name for name in names[key] if (folder / name).is_file()] for key in KEYS}
     if missing := ["any of " + ", ".join(names[key]) for key in KEYS if not paths[key]]:
         raise FileNotFoundError(
-            f"mnist is not complete in {folder}; give --data-dir, the folder that also holds\n  " + "\n  ".join(missing)
+            f"mnist is not complete in {folder}; give `data_dir`, the folder that also holds\n  " + "\n  ".join(missing)
         )
     return _dataset("mnist", _each("mnist", lambda key: read_idx(paths[key][0], IDX_FILES[key][1])))
 

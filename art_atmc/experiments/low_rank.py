@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ def _costs(weights: Weights) -> dict[str, int]:
 
 
 @torch.no_grad()
-def low_rank_(model: nn.Module, density: float) -> nn.Module:
+def low_rank_(model: nn.Module, density: float, ignore: Sequence[str] = ()) -> nn.Module:
     r"""Replace every compressible weight by its best approximation of low rank, as factors of ATMC, in place.
 
     With :math:`W \approx B A` of rank r, the factors of :math:`W = (I + U) V + C` become
@@ -66,6 +68,7 @@ def low_rank_(model: nn.Module, density: float) -> nn.Module:
     ATMC's factors trains and stores these. Both B and A get the square roots of the singular values.
 
     :param density: the budget is this share of the dense weights, :class:`~art_atmc.Sparsity`'s k.
+    :param ignore: patterns of layers that stay as they are.
     :returns: ``model``.
     :raises ValueError: when the budget does not suffice for rank 1 everywhere.
 
@@ -74,13 +77,13 @@ def low_rank_(model: nn.Module, density: float) -> nn.Module:
     >>> torch.allclose(low_rank_(layer, density=0.1).weight, torch.arange(30.0)[:, None].expand(30, 20), atol=1e-4)
     True
     """
-    weights = compressible(model)
+    weights = compressible(model, ignore)
     budget = Sparsity(density).budget(weights)
     parts = {name: torch.linalg.svd(w.detach().flatten(1), full_matrices=False) for name, w in weights.items()}
     kept = ranks({name: part.S for name, part in parts.items()}, _costs(weights), budget)
     wide = {name: len(w) <= w[0].numel() for name, w in weights.items()}
-    decompose(model)
-    factors = compressible(model)
+    decompose(model, ignore)
+    factors = compressible(model, ignore)
     for name, (left, values, right) in parts.items():
         r = kept[name]
         root = values[:r].sqrt()

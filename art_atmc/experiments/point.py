@@ -84,6 +84,9 @@ class Point:
     :param dense_bytes: of the dense network's parameters as float32.
     :param seconds: of training, this network's own stages only.
     :param curve: security curve on some test examples; None where it was not asked for.
+    :param constraints: what the weights obey, where density and bits do not say all of it.
+    :param doubts: why this may be no network worth its figures, as a layer without a weight; see
+        :func:`art_atmc.experiments.doubts.doubts`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -114,6 +117,8 @@ class Point:
     seconds: float
     curve: Curve | None
     versions: dict[str, str]
+    constraints: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     schema: Literal[1] = SCHEMA
 
     @property
@@ -124,12 +129,13 @@ class Point:
     @property
     def series(self) -> str:
         """The curve that the point lies on, by the paper's names: ``ATMC-8`` for ATMC-b with 8 bits."""
-        return self.recipe.replace("-b", f"-{self.bits}")
+        name = self.recipe.replace("-b", f"-{self.bits}")
+        return " ".join((name, *self.constraints))
 
     @property
     def label(self) -> str:
         """Series and density, such as ``ATMC-8 0.05``."""
-        return self.series if self.density == 1 else f"{self.series} {self.density:g}"
+        return self.series if self.density == 1 or self.constraints else f"{self.series} {self.density:g}"
 
     def save(self, folder: Path) -> None:
         """Write ``point.json``, whole or not at all; it says that the other files of the folder are complete."""

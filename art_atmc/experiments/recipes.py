@@ -13,8 +13,11 @@ the weights, and from what it starts. Two schedules put recipes into epochs:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, final
 
@@ -95,6 +98,7 @@ class Stage:
 
     :param lr: learning rate at its start, as a multiple of the run's.
     :param schedule: how the constraints tighten within it.
+    :param own: constraints of the user's in place of the recipe's.
     """
 
     recipe: Recipe
@@ -105,6 +109,12 @@ class Stage:
     lr: float = 1.0
     schedule: Tightening = DEFAULT
     before: Stage | None = None
+    own: tuple[Constraint, ...] = ()
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What the weights obey at its end."""
+        return self.own or tuple(self.recipe.constraints(self.density, self.bits))
 
     @property
     def chain(self) -> tuple[Stage, ...]:
@@ -122,61 +132,80 @@ class Stage:
 
     @property
     def _part(self) -> str:
+        if self.own:
+            return f"{self.recipe.name}-{_file_name(self.own)}-e{self.epochs}"
         density = f"-d{self.density:g}" if self.recipe.sparse else ""
         bits = f"-b{self.bits}" if self.recipe.coded else ""
         return f"{self.recipe.name}{density}{bits}-e{self.epochs}"
 
 
 def plan(
-    recipe: str, density: float, bits: int, seed: int, epochs: int, schedule: Schedule = Schedule.MATCHED
-) -> Stage:
-    """The stages that lead to a recipe's network.
-
-    :param recipe: a name in :data:`RECIPES`.
-    :param density: share of the weights that is kept; not used by dense recipes.
-    :param bits: of the codebook; used by ATMC-b only.
-    :param epochs: in all for the matched schedule, those of DA for the reference one.
-    :raises ValueError: for an unknown recipe, sizes out of range, and too few epochs.
-
-    >>> [(stage.recipe.name, stage.epochs) for stage in plan("ATMC-b", 0.1, 8, 0, 4, Schedule.REFERENCE).chain]
-    [('DA', 4), ('AL0', 4), ('ATMC-32', 4), ('ATMC-b', 3)]
-    """
-    if recipe not in RECIPES:
-        raise ValueError(f"there is no recipe {recipe!r}; the recipes are {', '.join(RECIPES)}")
-    made = RECIPES[recipe]
-    made.constraints(density, bits)  # refuses sizes out of range
-    if made.sparse and density == 1 and made.low_rank:
-        raise ValueError("`density` must be below 1 for ALR; the decomposition of a full matrix saves nothing")
-    if epochs < 2:
-        raise ValueError(f"`epochs` must be at least 2, half of them for the dense network, got {epochs}")
-    if schedule is Schedule.REFERENCE:
-        before = None if made.after is None else plan(made.after, density, bits, seed, epochs, schedule)
-        share, lr = made.reference
-        return _stage(made, density, bits, seed, max(1, round(share * epochs)), before, lr, Tightening((0, 0), 0))
-    if made.after is None:
-        return _stage(made, density, bits, seed, epochs)
-    dense = RECIPES["DA" if made.adversarial else "ND"]
-    half = epochs // 2
-    return _stage(made, density, bits, seed, epochs - half, _stage(dense, density, bits, seed, half))
-
-
-def _stage(
-    recipe: Recipe,
+    recipe: str,
     density: float,
     bits: int,
     seed: int,
     epochs: int,
-    before: Stage | None = None,
-    lr: float = 1.0,
-    schedule: Tightening | None = None,
+    schedule: Schedule = Schedule.MATCHED,
+    constraints: tuple[Constraint, ...] = (),
 ) -> Stage:
-    return Stage(
-        recipe,
-        density if recipe.sparse else 1.0,
-        bits if recipe.coded else 32,
+    """The stages that lead to a recipe's network.
+
+    :param recipe: a name in :data:`RECIPES`, or one with its bits, such as ``ATMC-8`` for ATMC-b with 8 bits.
+    :param density: share of the weights that is kept; not used by dense recipes.
+    :param bits: of the codebook; used by ATMC-b only.
+    :param epochs: in all for the matched schedule, those of DA for the reference one.
+    :param constraints: what a compressed network obeys in place of density and bits; not used by dense recipes.
+    :raises ValueError: for an unknown recipe, sizes out of range, and too few epochs.
+
+    >>> [(stage.recipe.name, stage.epochs) for stage in plan("ATMC-8", 0.1, 4, 0, 4, Schedule.REFERENCE).chain]
+    [('DA', 4), ('AL0', 4), ('ATMC-32', 4), ('ATMC-b', 3)]
+    """
+    made, bits = _named(recipe, bits)
+    made.constraints(density, bits)  # refuses sizes out of range
+    if made.low_rank and constraints:
+        raise ValueError(f"`constraint` is nothing that {made.name} can obey, whose rank follows from the density")
+    if made.low_rank and density == 1:
+        raise ValueError("`density` must be below 1 for ALR; the decomposition of a full matrix saves nothing")
+    if epochs < 2:
+        raise ValueError(f"`epochs` must be at least 2, half of them for the dense network, got {epochs}")
+    stage = Stage(
+        made,
+        density if made.sparse else 1.0,
+        bits if made.coded else 32,
         seed,
         epochs,
-        lr,
-        schedule or DEFAULT,
-        before,
+        own=constraints if made.sparse else (),
     )
+    if schedule is Schedule.REFERENCE:
+        before = None
+        if made.after is not None:
+            before = plan(made.after, density, bits, seed, epochs, schedule, constraints)
+        share, lr = made.reference
+        full = Tightening((0, 0), 0)
+        return dataclasses.replace(stage, epochs=max(1, round(share * epochs)), lr=lr, schedule=full, before=before)
+    if made.after is None:
+        return stage
+    half = epochs // 2
+    dense = Stage(RECIPES["DA" if made.adversarial else "ND"], 1.0, 32, seed, half)
+    return dataclasses.replace(stage, epochs=epochs - half, before=dense)
+
+
+def _named(recipe: str, bits: int) -> tuple[Recipe, int]:
+    """The recipe of a name, and the bits that the name says, else ``bits``."""
+    stem, _, width = recipe.rpartition("-")
+    if recipe not in RECIPES and width.isdecimal() and f"{stem}-b" in RECIPES:
+        return RECIPES[f"{stem}-b"], int(width)
+    if recipe not in RECIPES:
+        near = difflib.get_close_matches(recipe.upper(), [name.upper() for name in RECIPES], n=1)
+        meant = next((f"; did you mean {name}?" for name in RECIPES if [name.upper()] == near), "")
+        raise ValueError(f"there is no recipe {recipe!r}{meant}; the recipes are {', '.join(RECIPES)}")
+    return RECIPES[recipe], bits
+
+
+def _file_name(constraints: Sequence[Constraint]) -> str:
+    """Constraints as part of a folder's name, the same for the same ones."""
+    text = "+".join(map(repr, constraints))
+    plain = re.sub(r"[^\w.=,+()-]", "", text).replace("(", "-").replace(")", "")
+    if len(plain) <= 80:
+        return plain
+    return f"{plain[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

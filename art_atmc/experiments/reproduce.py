@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 from typing import Final, final
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
-from art_atmc.experiments.experiment import Experiment
 from art_atmc.experiments.paper import curves, interpolated
 from art_atmc.experiments.point import Point
+from art_atmc.experiments.settings import Settings
+from art_atmc.support.statistics import Spread
+from art_atmc.support.terminal import figures
 
 __all__ = ["PANELS", "Distance", "Panel", "distances", "markdown", "table"]
 
@@ -40,24 +44,17 @@ class Panel:
     lr: float
     epochs: int
 
-    def experiment(self, data_dir: Path, budget: int | None = None, max_iter: int | None = None) -> Experiment:
+    def settings(self, data_dir: Path | None, budget: int | None = None, max_iter: int | None = None) -> Settings:
         """The panel's conditions.
 
         :param budget: epochs of every network in all; by default the recommended number.
         :param max_iter: steps of the attack *in training*, to save time; the test always has the paper's.
         """
-        return Experiment(
-            self.data,
-            data_dir=data_dir,
-            network=self.network,
-            eps=self.eps,
-            max_iter=self.max_iter if max_iter is None else max_iter,
-            test_max_iter=self.max_iter,
-            clean_share=self.clean_share,
-            epochs=self.epochs if budget is None else budget,
-            batch_size=self.batch_size,
-            lr=self.lr,
-        )
+        preset = dataclasses.asdict(self)
+        for name in ("data", "densities"):
+            del preset[name]
+        preset |= {"test_max_iter": self.max_iter, "suite": "test"}
+        return Settings.resolved(self.data, preset=preset, data_dir=data_dir, epochs=budget, max_iter=max_iter)
 
 
 # fmt: off
@@ -136,17 +133,43 @@ def markdown(rows: Iterable[Distance]) -> str:
 
 
 def table(rows: Iterable[Distance]) -> Table:
-    """For a terminal; with the paper's points where there are any."""
+    """For a terminal of 80 columns: a row a network, over all its seeds, beside the paper's point where it has one."""
     rows = list(rows)
-    compared = any(row.paper for row in rows)
-    notes = "size: share of the dense network's, by the paper's count"
-    if compared:
-        notes += "\ndifference: ours minus the paper's, clean / robust, at the same size"
-    made = Table(caption=notes, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("network", "size", "file", "clean", "robust", *(("paper", "difference") if compared else ())):
-        made.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    groups: dict[str, list[Distance]] = defaultdict(list)
     for row in rows:
-        name, _, size, file, clean, robust, paper, difference = _cells(row)
-        cells = (name, size, file, clean.partition(" ")[0], robust.partition(" ")[0])
-        made.add_row(*cells, *((paper.partition(" (")[0], difference) if compared else ()))
+        groups[row.point.label].append(row)
+    compared = any(row.paper for row in rows)
+    point = rows[0].point
+    seeds = max(len(group) for group in groups.values())
+    notes = [
+        f"robust: worst case of {', '.join(point.attacks)}",
+        "size: share of the dense network's, by the paper's count",
+    ]
+    notes += [f"in %: mean ± standard deviation of {seeds} seeds"] if seeds > 1 else []
+    notes += ["difference: ours minus the paper's, clean / robust, at the same size"] if compared else []
+    notes += [f"{row.point.label}: {sentence}" for row in rows for sentence in row.point.doubts]
+    made = figures(
+        f"{point.data}, {point.robust.n} test images, eps {point.eps:.3g}, norm {point.norm}",
+        "\n".join(notes),
+        ("network", "size", "file", "clean", "robust", *(("paper", "difference") if compared else ())),
+    )
+    for label, group in groups.items():
+        _, _, size, file, _, _, paper, _ = _cells(group[0])
+        figures_of = [_percent([share(row.point) for row in group]) for share in (_clean, _robust)]
+        gaps = [row.difference for row in group if row.difference]
+        gap = " / ".join(f"{100 * fmean(part):+.1f}" for part in zip(*gaps, strict=True))
+        made.add_row(Text(label), size, file, *figures_of, *((paper.partition(" (")[0], gap) if compared else ()))
     return made
+
+
+def _clean(point: Point) -> float:
+    return point.clean.share
+
+
+def _robust(point: Point) -> float:
+    return point.robust.share
+
+
+def _percent(shares: Sequence[float]) -> str:
+    spread = Spread.of(shares)
+    return f"{100 * spread.mean:.1f}" + ("" if spread.std is None else f" ± {100 * spread.std:.1f}")

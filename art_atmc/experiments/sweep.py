@@ -34,7 +34,7 @@ def sweep(study: Study, stages: Sequence[Stage]) -> list[Point]:
     :raises ValueError: when none is.
     """
     stages = _possible(study, stages)
-    study.prepare()
+    study.prepare(stages)
     busy = []
     for stage in stages:
         try:
@@ -102,8 +102,8 @@ def search(study: Study, wanted: Search) -> list[Point]:
     :raises ValueError: when no network has the least density.
     """
     optuna = _optuna()
-    _possible(study, [study.stage(wanted.recipe, wanted.densities[0], wanted.bits[0], wanted.seed)])
-    study.prepare()
+    smallest = study.stage(wanted.recipe, wanted.densities[0], wanted.bits[0], wanted.seed)
+    study.prepare(_possible(study, [smallest]))
     journal = optuna.storages.journal.JournalFileBackend(str(study.output / "journal.log"))
     trials = optuna.create_study(
         study_name=f"{wanted.recipe} {wanted.densities} {wanted.bits} {wanted.seed}",

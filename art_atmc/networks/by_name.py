@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from art_atmc.networks.zoo import NETWORKS
 
@@ -36,18 +36,21 @@ def import_network(reference: str) -> nn.Module:
     """
     module, colon, function = reference.partition(":")
     if not colon:
-        raise ValueError(
-            f"`--network` must be one of {', '.join(NETWORKS)}, or package.module:function, got {reference}"
-        )
+        raise ValueError(f"`network` must be one of {', '.join(NETWORKS)}, or package.module:function, got {reference}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"`--network` {reference} can't be imported: {error}") from None
-    made = make()
+        raise ValueError(f"`network` {reference} can't be imported: {error}") from None
+    except Exception as error:  # the module is anybody's
+        raise ValueError(f"`network` {reference} can't be imported: {_reason(error)}") from error
+    try:
+        made = make()
+    except Exception as error:
+        raise ValueError(f"`network` {reference} can't be built without arguments: {_reason(error)}") from error
     if not isinstance(made, nn.Module):
-        raise ValueError(f"`--network` {reference} must return a torch module, but returned a {type(made).__name__}")
+        raise ValueError(f"`network` {reference} must return a torch module, but returned a {type(made).__name__}")
     return made
 
 
@@ -60,17 +63,28 @@ def require_fit(name: str, input_shape: tuple[int, ...], nb_classes: int, data: 
         if network.input_shape != input_shape:
             fitting = [other for other, make in NETWORKS.items() if make(2).input_shape == input_shape]
             raise ValueError(
-                f"`--network` {name} takes images of shape {network.input_shape}, but {data} holds {input_shape}; "
+                f"`network` {name} takes images of shape {network.input_shape}, but {data} holds {input_shape}; "
                 f"networks for these: {', '.join([*fitting, 'your own as package.module:function'])}"
             )
         return
     try:
         with torch.no_grad():
             outputs = network(torch.zeros(1, *input_shape))
-    except RuntimeError as error:
-        raise ValueError(f"`--network` {name} does not take the inputs of {data}, {input_shape}: {error}") from None
+    except Exception as error:  # the network is anybody's
+        raise ValueError(
+            f"`network` {name} does not take the inputs of {data}, {input_shape}: {_reason(error)}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"`network` {name} must return a tensor of logits, but returned a {type(outputs).__name__}; wrap it in a "
+            "module that picks the logits"
+        )
     if tuple(outputs.shape) != (1, nb_classes):
         raise ValueError(
-            f"`--network` {name} answers one input of {data} by {tuple(outputs.shape)}, not by a logit for each of "
+            f"`network` {name} answers one input of {data} by {tuple(outputs.shape)}, not by a logit for each of "
             f"{nb_classes} classes, (1, {nb_classes})"
         )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: {error}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-__all__ = ["as_text", "plain_text", "printable"]
+__all__ = ["as_text", "figures", "plain_text", "printable"]
 
 
 def as_text(shown: RenderableType) -> str:
@@ -37,3 +41,25 @@ def plain_text(text: object) -> Text:
     conv[ab]*
     """
     return Text(printable(text).replace("\n", "\\n"))
+
+
+def figures(title: str, caption: str, columns: Sequence[str]) -> Table:
+    """An empty table of figures: the first column is a name, which may be wrapped, the others are numbers.
+
+    >>> made = figures("digits", "in %", ["network", "clean"])
+    >>> made.add_row("dense", "98.6")
+    >>> print(as_text(made))
+         digits
+    <BLANKLINE>
+     network  clean
+     ───────────────
+     dense     98.6
+    <BLANKLINE>
+    in %
+    """
+    made = Table(
+        title=plain_text(title), caption=plain_text(caption), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left", no_wrap=number > 0)
+    return made

@@ -5,7 +5,6 @@ python plugins/art-atmc-bitbudget/examples/digits.py OUTPUT
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import torch
 
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.comparison import compare
+from art_atmc.experiments.settings import Settings
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too
 BUDGET = "bit-budget:total_bits=13600"  # what density 0.05 with 4 bits takes by the paper's count
@@ -39,9 +39,8 @@ def main(output: Path) -> None:
         rows = []
         for seed in range(3):
             folder = output / name.replace(" ", "-").replace(",", "") / str(seed)
-            if not (folder / "metrics.json").exists():
-                Experiment("digits", **settings, eps_step=STEP, seed=seed, dense=False).run(folder, verbose=False)
-            rows.append(json.loads((folder / "metrics.json").read_text())["compressed"])
+            resolved = Settings.resolved("digits", **settings, eps_step=STEP, seed=seed)
+            rows.append(compare(resolved, folder, dense=False, verbose=False)["compressed"])
         keys = ("nnz", "paper_bits", "clean_accuracy", "robust_accuracy")
         nnz, bits, clean, robust = (statistics.mean(row[key] for row in rows) for key in keys)
         each = ", ".join(f"{100 * row['robust_accuracy']:.1f}" for row in rows)

@@ -21,10 +21,11 @@ from art.attacks.evasion import ProjectedGradientDescent
 from art_atmc_reweighted import Reweighted
 from scipy.stats import binomtest
 
-from art_atmc import ATMCTrainer, compressible
+from art_atmc import compressible
 from art_atmc.compression import default_solver
-from art_atmc.data import Dataset, load, split_validation
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.data import Dataset, load
+from art_atmc.experiments.settings import Settings
+from art_atmc.experiments.train_and_test import fit, new_trainer, split
 
 SOLVERS = {"hard l0": default_solver, "reweighted": Reweighted}
 
@@ -33,23 +34,12 @@ def correct(classifier: Any, x: np.ndarray, y: np.ndarray) -> int:
     return int((classifier.predict(x, batch_size=500).argmax(1) == y).sum())
 
 
-def trained(experiment: Experiment, solver: Any, dataset: Dataset) -> dict[str, Any]:
-    classifier = experiment.classifier(dataset, experiment.model(dataset))
-    trainer = ATMCTrainer(
-        classifier,
-        experiment.objective(),
-        experiment.constraints(),
-        factored=False,
-        solver=solver,
-        seed=experiment.seed,
-        verbose=False,
-    )
-    seconds = experiment.fit(
-        trainer, split_validation(dataset.x_train, dataset.y_train, experiment.validation, experiment.seed)
-    )
+def trained(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    trainer = new_trainer(settings, dataset, verbose=False)
+    fit(trainer, settings, split(settings, dataset))
     robust = trainer.get_classifier()
-    attack = experiment.attack()
-    np.random.seed(experiment.seed)  # noqa: NPY002, what ART draws the start from
+    attack = settings.attack
+    np.random.seed(settings.seed)  # noqa: NPY002, what ART draws the start from
     pgd = ProjectedGradientDescent(
         robust,
         eps=attack.eps,
@@ -67,7 +57,7 @@ def trained(experiment: Experiment, solver: Any, dataset: Dataset) -> dict[str, 
         "nnz": compressible(robust.model).nnz(),
         "best_validation": max(row["robust_accuracy"] for row in trainer.history),
         "history": trainer.history,
-        "seconds": seconds,
+        "seconds": sum(row["seconds"] for row in trainer.history),
     }
 
 
@@ -99,16 +89,17 @@ def main() -> None:
             for seed in range(options.seeds):
                 file = options.output / f"{density}-{name.replace(' ', '-')}-{seed}.json"
                 if not file.exists():
-                    experiment = Experiment(
+                    settings = Settings.resolved(
                         options.data,
-                        options.data_dir,
+                        data_dir=options.data_dir,
                         constraint=(f"sparsity:density={density}",),
                         factored=False,
+                        solver=solver,
                         max_iter=options.steps,
                         epochs=options.epochs,
                         seed=seed,
                     )
-                    file.write_text(json.dumps(trained(experiment, solver, dataset)))
+                    file.write_text(json.dumps(trained(settings, dataset)))
                 runs.append(json.loads(file.read_text()))
             print(
                 f"| {density} | {name} | {max(run['nnz'] for run in runs):,} | {share(runs, 'clean')} | "

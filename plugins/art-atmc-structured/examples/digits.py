@@ -9,7 +9,6 @@ Where whole filters or channels are zero they are taken out, and both networks a
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,7 +18,8 @@ from art_atmc_structured import remove_filters
 
 from art_atmc import CompressedModel
 from art_atmc.evaluation.latency import latency
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.comparison import compare
+from art_atmc.experiments.settings import Settings
 from art_atmc.networks import digits_cnn
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too
@@ -57,17 +57,9 @@ def shrunk(folder: Path) -> dict[str, Any]:
 
 def measured(constraint: str, seed: int, output: Path) -> dict[str, Any]:
     folder = output / constraint.translate(str.maketrans(":,=", "---")) / str(seed)
-    if not (folder / "metrics.json").exists():
-        experiment = Experiment(
-            "digits",
-            constraint=(constraint,),
-            eps_step=STEP,
-            factored=False,
-            seed=seed,
-            dense=constraint == CONSTRAINTS[0],
-        )
-        experiment.run(folder, verbose=False)
-    return json.loads((folder / "metrics.json").read_text()) | {"small": shrunk(folder)}
+    settings = Settings.resolved("digits", constraint=(constraint,), eps_step=STEP, factored=False, seed=seed)
+    metrics = compare(settings, folder, dense=constraint == CONSTRAINTS[0], verbose=False)
+    return metrics | {"small": shrunk(folder)}
 
 
 def row(name: str, runs: list[dict[str, Any]]) -> str:

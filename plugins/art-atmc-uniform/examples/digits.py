@@ -5,14 +5,14 @@ python plugins/art-atmc-uniform/examples/digits.py OUTPUT
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
 
 import torch
 
-from art_atmc.experiments.experiment import Experiment
+from art_atmc.experiments.comparison import compare
+from art_atmc.experiments.settings import Settings
 
 STEP = 0.125 / 7  # of the attack in training, and here in the test too
 VARIANTS = {
@@ -34,12 +34,9 @@ def main(output: Path) -> None:
         rows = []
         for seed in range(3):
             folder = output / name.replace(" ", "-").replace(",", "") / str(seed)
-            if not (folder / "metrics.json").exists():
-                constraints = ("sparsity:density=0.05", constraint)
-                Experiment("digits", constraint=constraints, eps_step=STEP, seed=seed, dense=False).run(
-                    folder, verbose=False
-                )
-            rows.append(json.loads((folder / "metrics.json").read_text())["compressed"])
+            constraints = ("sparsity:density=0.05", constraint)
+            settings = Settings.resolved("digits", constraint=constraints, eps_step=STEP, seed=seed)
+            rows.append(compare(settings, folder, dense=False, verbose=False)["compressed"])
         clean, robust, seconds = (
             [row[key] for row in rows] for key in ("clean_accuracy", "robust_accuracy", "seconds")
         )

@@ -1,0 +1,54 @@
+"""What a command does when something goes wrong: a sentence for what a user can mend, a traceback for what we must."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Sequence
+from typing import Any, Final
+
+__all__ = ["options_of", "sentence"]
+
+# What a user's files, data, settings, networks and machine bring about, wherever it is raised.
+MENDABLE: Final = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+# A user's mistake where our code says so in words; a fault of ours, or of a library, where the language says so.
+DELIBERATE: Final = (TypeError, RuntimeError)
+OURS: Final = re.compile(r"art_atmc(_\w+)?(\.|$)")
+# Arguments of the library that are called otherwise on the command line.
+CALLED: Final = {"checkpoint": "output", "module": "network", "nb_epochs": "epochs"}
+
+
+def sentence(error: BaseException, options: Sequence[str]) -> str | None:
+    """What to tell the user; None for a fault that is not theirs.
+
+    :param options: those of the command, such as ``--max-iter``. Arguments of the library, which its errors name in
+        backquotes, are named as options where the command has one of that name.
+
+    >>> sentence(ValueError("`max_iter` must be at least 1, got 0"), ["--max-iter"])
+    '--max-iter must be at least 1, got 0'
+    """
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    deliberate = bool(modules) and OURS.match(modules[-1]) is not None
+    if isinstance(error, MENDABLE) or (isinstance(error, DELIBERATE) and deliberate):
+        text = str(error) or type(error).__name__
+        # What comes through the plug-ins speaks of the fields of a constraint.
+        return text if any(name.startswith("art_atmc.plugins.") for name in modules) else _translated(text, options)
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which this module does not import
+        return f"the device has not enough memory: {error}"
+    return None
+
+
+def options_of(command: Any, arguments: Sequence[str]) -> list[str]:
+    """The options of the command, or of its subcommand, that ``arguments`` call."""
+    for argument in arguments:
+        command = getattr(command, "commands", {}).get(argument, command)
+    return [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+
+
+def _translated(text: str, options: Sequence[str]) -> str:
+    def option(found: re.Match[str]) -> str:
+        name = CALLED.get(found[1], found[1])
+        called = f"--{name.replace('_', '-')}"
+        return called if called in options else found[0]
+
+    return re.sub(r"`(\w+)`", option, text)

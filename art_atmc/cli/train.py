@@ -1,0 +1,65 @@
+"""``art-atmc train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from art_atmc.cli.options import Conditions, Quiet, Seed, Seeds, Test, Threads, grouped
+from art_atmc.cli.progress import progress
+
+
+@grouped
+def train(
+    conditions: Conditions,
+    output: Annotated[
+        Path, typer.Option(help="Folder for metrics.json, history.jsonl and the networks; it is gone on with.")
+    ],
+    density: Annotated[
+        float | None, typer.Option(help="Share of the weights that is kept, in (0, 1]; by default 0.05.")
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="Bits of each codebook, 1 to 16; 32 for no codebook; by default 4.")
+    ] = None,
+    factored: Annotated[bool, typer.Option(help="Train W = (I + U)V + C, or the weights themselves.")] = True,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data, for either network.")] = 30,
+    suite: Annotated[
+        Test,
+        typer.Option(help="Test with one PGD (pgd); with that, the paper's attack and Square (test); or with a suite."),
+    ] = Test.pgd,
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    dense: Annotated[bool, typer.Option(help="Train the dense network too, for comparison.")] = True,
+    threads: Threads = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again, whatever the folder holds.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a dense and a compressed network adversarially, and compare them on test data once.
+
+    Started again with the same options, it goes on where it was interrupted.
+    """
+    import torch
+    from rich.console import Console
+
+    from art_atmc.experiments.comparison import compare, table
+    from art_atmc.experiments.seeds import repeat, spread_table
+    from art_atmc.experiments.settings import Settings
+
+    torch.set_num_threads(threads)
+    settings = Settings.resolved(
+        **conditions.chosen(),
+        density=density,
+        bits=bits,
+        factored=factored,
+        epochs=epochs,
+        suite=suite.value,
+        seed=seed,
+    )
+    with progress(quiet) as verbose:
+        if seeds == 1:
+            found = table(compare(settings, output, dense=dense, overwrite=overwrite, verbose=verbose))
+        else:
+            found = spread_table(repeat(settings, output, seeds, dense=dense, overwrite=overwrite, verbose=verbose))
+    Console().print(found)

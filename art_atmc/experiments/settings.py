@@ -1,0 +1,226 @@
+"""The settings of one network's training and test: what the user chose, and what suits the data for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, final
+
+from art_atmc.attacks.pgd import PGD
+from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
+from art_atmc.compression.schedule import Tightening
+from art_atmc.compression.solvers import SolverFactory, default_solver
+from art_atmc.data.dataset import require_known
+from art_atmc.evaluation.suites import SUITES
+from art_atmc.networks.by_name import import_network, is_ours
+from art_atmc.plugins import parse
+from art_atmc.training.objectives import Adversarial, Natural, Objective
+from art_atmc.training.rates import Hold, Rate
+
+__all__ = ["TESTS", "Settings"]
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+TESTS: Final = ("pgd", "test", *SUITES)
+"""What a network can be tested with: one PGD, three short attacks of several kinds, or a suite by its name."""
+
+# What suits a data set where the user says nothing: network and radius (of the paper, for MNIST).
+SUITED: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
+    {"digits": ("digits-cnn", 0.1), "mnist": ("lenet", 76 / 255), "cifar10": ("resnet18", 8 / 255)}
+)
+COMMON: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "data_dir": None, "max_iter": 7, "norm": "inf", "clean_share": 0.0, "ignore": (), "factored": True,
+        "epochs": 30, "batch_size": 64, "lr": 0.05, "validation": 0.1, "seed": 0, "suite": "pgd",
+    }
+)  # fmt: skip
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    r"""All that decides what a network becomes and how it is tested; nothing is left open.
+
+    Made by :meth:`resolved`, and varied by ``dataclasses.replace``.
+
+    :param data: name of the data, see :func:`art_atmc.data.load`.
+    :param data_dir: folder of its files; None where it needs none.
+    :param network: a name in :data:`art_atmc.networks.NETWORKS`, or ``package.module:function``.
+    :param eps: radius of the attack, in units of [0, 1].
+    :param eps_step: its step in training; ``test_eps_step`` in the test.
+    :param max_iter: its steps in training; ``test_max_iter`` in the test.
+    :param norm: ``"inf"``, ``"2"`` or ``"1"``.
+    :param clean_share: share of the clean loss, in [0, 1).
+    :param constraints: what the weights must obey; none for a dense network.
+    :param ignore: patterns of layers that stay dense, and are not counted.
+    :param factored: train W = (I + U)V + C, or the weights themselves.
+    :param epochs: passes over the training data.
+    :param batch_size: examples a step.
+    :param lr: highest learning rate.
+    :param validation: share of the training data on which the best epoch is chosen, in (0, 1).
+    :param augment: shift and mirror training images at random.
+    :param seed: of everything random.
+    :param suite: what the network is tested with, one of :data:`TESTS`.
+    :param recipe: what tables call the method, such as ``ATMC-b``.
+    :param adversarial: whether it is trained under the attack.
+    :param low_rank: whether it starts from truncated singular value decompositions.
+    :param solver: builds the solver of a constraint.
+    :param tightening: when the constraints act.
+    :param rate: the shape of the learning rate over the run.
+    :raises ValueError: naming every setting that is out of range.
+    """
+
+    data: str
+    data_dir: Path | None
+    network: str
+    eps: float
+    eps_step: float
+    test_eps_step: float
+    max_iter: int
+    test_max_iter: int
+    norm: str
+    clean_share: float
+    constraints: tuple[Constraint, ...]
+    ignore: tuple[str, ...]
+    factored: bool
+    epochs: int
+    batch_size: int
+    lr: float
+    validation: float
+    augment: bool
+    seed: int
+    suite: str
+    recipe: str
+    adversarial: bool = True
+    low_rank: bool = False
+    solver: SolverFactory = default_solver
+    tightening: Tightening = dataclasses.field(default_factory=Tightening)
+    rate: Rate = dataclasses.field(default_factory=Hold)
+
+    @classmethod
+    def resolved(
+        cls,
+        data: str,
+        *,
+        preset: Mapping[str, Any] = NOTHING,
+        density: float | None = None,
+        bits: int | None = None,
+        constraint: Sequence[str | Constraint] = (),
+        **chosen: Any,
+    ) -> Settings:
+        """The settings where the user chose some of them: what is left out or None has the preset's value, else what
+        suits the data, else the common default.
+
+        :param preset: values by field name, such as those of a panel of the paper.
+        :param density: share of the weights that is kept; by default 0.05.
+        :param bits: of each codebook, 1 to 16; 32 for none; by default 4.
+        :param constraint: in place of these two, constraints or their names, as ``"sparsity:density=0.1"``.
+        :param chosen: fields of this class. ``eps_step`` is that of the test too.
+        :raises ValueError: for settings out of range and unknown names, before any data is read.
+
+        >>> Settings.resolved("digits", bits=32, max_iter=5).constraints
+        (Sparsity(density=0.05),)
+        """
+        require_known(data)
+        network, eps = SUITED.get(data, (None, 8 / 255))
+        suited = {"network": network, "eps": eps, "augment": data == "cifar10"}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        values: dict[str, Any] = {**COMMON, **suited, **preset, **given}
+        own_step = values.get("eps_step")
+        if values["network"] is None:
+            raise ValueError(f"`network` must be given for {data}; there is none that suits all data")
+        if not is_ours(values["network"]):
+            import_network(values["network"])  # now, before any data is read
+        values.setdefault("test_max_iter", values["max_iter"])
+        # Training takes the paper's step; the test's reaches the far side of the ball from wherever it starts.
+        for step, reach, steps in (("eps_step", 1.25, "max_iter"), ("test_eps_step", 2.5, "test_max_iter")):
+            own = reach * values["eps"] / max(values[steps], 1) if own_step is None else own_step
+            values.setdefault(step, own)
+        values["constraints"] = _constraints(density, bits, constraint)
+        values.setdefault("recipe", _method(values["constraints"], values["factored"]))
+        return cls(data=data, **{**values, "ignore": tuple(values["ignore"])})
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"`{name}` must be {what}, got {getattr(self, name)!r}"
+            for name, holds, what in (
+                ("norm", self.norm in ("inf", "2", "1"), "inf, 2 or 1"),
+                ("epochs", self.epochs >= 1, "at least 1"),
+                ("batch_size", self.batch_size >= 1, "at least 1"),
+                ("lr", self.lr > 0, "positive"),
+                ("validation", 0 < self.validation < 1, "in (0, 1)"),
+                ("suite", self.suite in TESTS, f"one of {', '.join(TESTS)}"),
+            )
+            if not holds
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        _ = self.objective, self.test_attack  # they refuse what is out of range for an attack
+
+    def dense(self) -> Settings:
+        """The same without compression."""
+        return dataclasses.replace(self, constraints=(), factored=False, recipe="DA")
+
+    @property
+    def attack(self) -> PGD:
+        """Of the training: PGD with a random start."""
+        return PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
+
+    @property
+    def test_attack(self) -> PGD:
+        return PGD(self.eps, self.test_eps_step, self.test_max_iter, float(self.norm))
+
+    @property
+    def objective(self) -> Objective:
+        return Adversarial(self.attack, self.clean_share) if self.adversarial else Natural()
+
+    @property
+    def density(self) -> float:
+        """Of the global budget; 1 where none holds."""
+        return next((c.density for c in self.constraints if isinstance(c, Sparsity)), 1.0)
+
+    @property
+    def bits(self) -> int:
+        """Of the codebooks; 32 where there are none."""
+        return next((c.bits for c in self.constraints if isinstance(c, Quantization)), 32)
+
+    @property
+    def network_name(self) -> str | None:
+        """What files may name: None for a network of the user's, since reading a file never imports code."""
+        return self.network if is_ours(self.network) else None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it; constraints and schedules by their ``repr``, the solver by its name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "constraints": [repr(constraint) for constraint in self.constraints],
+            "ignore": list(self.ignore),
+            "solver": getattr(self.solver, "__name__", repr(self.solver)),
+            "tightening": repr(self.tightening),
+            "rate": repr(self.rate),
+        }
+
+
+def _constraints(
+    density: float | None, bits: int | None, constraint: Sequence[str | Constraint]
+) -> tuple[Constraint, ...]:
+    if not constraint:
+        width = 4 if bits is None else bits
+        return Sparsity(0.05 if density is None else density), *(() if width == 32 else (Quantization(width),))
+    if not density is bits is None:
+        raise ValueError(
+            "give either `constraint`, or `density` and `bits`, which stand for the constraints sparsity:density=... "
+            "and quantization:bits=..."
+        )
+    return tuple(parse(given) if isinstance(given, str) else given for given in constraint)
+
+
+def _method(constraints: Sequence[Constraint], factored: bool) -> str:
+    """What tables call a compressed network, by the recipes' names where one of them is meant."""
+    kinds = {type(constraint) for constraint in constraints}
+    coded = "b" if Quantization in kinds else "32"
+    if factored:
+        return f"ATMC-{coded}" if kinds <= {Sparsity, Quantization} else "ATMC"
+    return "AL0-b" if Quantization in kinds else "AL0"
