@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ MENDABLE: Final = (ValueError, OSError, ImportError, MemoryError, FloatingPointE
 # A user's mistake where our code says so in words; a fault of ours, or of a library, where the language says so.
 DELIBERATE: Final = (TypeError, RuntimeError)
 OURS: Final = re.compile(r"art_atmc(_\w+)?(\.|$)")
+REMEDIES: Final = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOTDIR: "check the path",
+    errno.ENOSPC: "free some space and start the same command again, which goes on",
+    errno.EDQUOT: "free some space and start the same command again, which goes on",
+    errno.EFBIG: "raise the limit and start the same command again, which goes on",
+}
 # Arguments of the library that are called otherwise on the command line.
 CALLED: Final = {"checkpoint": "output", "module": "network", "nb_epochs": "epochs"}
 
@@ -30,7 +41,7 @@ def sentence(error: BaseException, options: Sequence[str]) -> str | None:
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     deliberate = bool(modules) and OURS.match(modules[-1]) is not None
     if isinstance(error, MENDABLE) or (isinstance(error, DELIBERATE) and deliberate):
-        text = str(error) or type(error).__name__
+        text = _readable(error) if isinstance(error, OSError) else str(error) or type(error).__name__
         # What comes through the plug-ins speaks of the fields of a constraint.
         return text if any(name.startswith("art_atmc.plugins.") for name in modules) else _translated(text, options)
     if type(error).__name__ == "OutOfMemoryError":  # of torch, which this module does not import
@@ -43,6 +54,14 @@ def options_of(command: Any, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         command = getattr(command, "commands", {}).get(argument, command)
     return [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+
+
+def _readable(error: OSError) -> str:
+    """What the system says of which file, and what to do."""
+    if error.errno is None or error.filename is None:
+        return str(error) or type(error).__name__
+    remedy = REMEDIES.get(error.errno)
+    return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
 def _translated(text: str, options: Sequence[str]) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from art_atmc.cli.options import DataDir, Model, Norm, OwnNetwork, Quiet, Suite, Threads, load_network
+from art_atmc.cli.options import DataDir, Model, Norm, OwnNetwork, Quiet, Threads, load_network
 from art_atmc.cli.progress import progress
 
 
 def evaluate(
     path: Model,
-    suite: Annotated[Suite, typer.Option(help="How thorough.")] = Suite.quick,
+    suite: Annotated[Literal["quick", "standard", "thorough"], typer.Option(help="How thorough.")] = "quick",
     data: Annotated[str | None, typer.Option(help="As for train; by default what it was trained on.")] = None,
     data_dir: DataDir = None,
     eps: Annotated[float | None, typer.Option(help="Radius; by default that of the training.")] = None,
@@ -52,7 +52,7 @@ def evaluate(
             tested.classifier,
             dataset.x_test[:examples],
             dataset.y_test[:examples],
-            suite=SUITES[suite.value](eps, float(norm.value if norm else tested.norm or "inf"), _steps(dataset.name)),
+            suite=SUITES[suite](eps, float(norm or tested.norm or "inf"), _steps(dataset.name)),
             dense=other,
             batch_size=batch_size,
             seed=seed,

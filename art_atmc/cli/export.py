@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
 from art_atmc.cli.options import Model, OwnNetwork, load_network
 
-
-class Format(str, enum.Enum):
-    """What a compressed model can be exported to."""
-
-    onnx = "onnx"
-    state_dict = "state-dict"
-    npz = "npz"
-
-
-SUFFIXES = {Format.onnx: (".onnx",), Format.state_dict: (".pt", ".pth", ".safetensors"), Format.npz: (".npz",)}
+Format: TypeAlias = Literal["onnx", "state-dict", "npz"]
+SUFFIXES: Final[dict[Format, tuple[str, ...]]] = {
+    "onnx": (".onnx",), "state-dict": (".pt", ".pth", ".safetensors"), "npz": (".npz",)
+}  # fmt: skip
 
 
 def export(
@@ -40,19 +33,19 @@ def export(
 
     file = model_file(path)
     kind = _format(output, kind)
-    if dense and kind is not Format.onnx:
-        raise ValueError(f"`dense` says how an ONNX graph holds the weights; {kind.value} always holds them dense")
+    if dense and kind != "onnx":
+        raise ValueError(f"`dense` says how an ONNX graph holds the weights; {kind} always holds them dense")
     if output.exists() and output.samefile(file):
         raise ValueError(f"`output` is the compressed model itself, {file}; choose another file")
     model = CompressedModel.load(file)
-    if kind is Format.onnx:
+    if kind == "onnx":
         from art_atmc.files.onnx import export as export_onnx
 
         export_onnx(model, output, module=load_network(network), dense=dense)
     else:
         from art_atmc.files.state_dict import export_npz, export_state_dict
 
-        {Format.state_dict: export_state_dict, Format.npz: export_npz}[kind](model, output)
+        (export_npz if kind == "npz" else export_state_dict)(model, output)
     typer.echo(f"{output}: {output.stat().st_size:,} bytes ({file}: {file.stat().st_size:,})")
 
 
@@ -61,6 +54,6 @@ def _format(output: Path, kind: Format | None) -> Format:
     by_name = next((format for format, suffixes in SUFFIXES.items() if output.suffix in suffixes), None)
     if by_name is None or kind not in (None, by_name):
         wanted = [suffix for format, suffixes in SUFFIXES.items() if kind in (None, format) for suffix in suffixes]
-        kinds = f"`format` {kind.value}" if kind else "an export"
+        kinds = f"`format` {kind}" if kind else "an export"
         raise ValueError(f"`output` of {kinds} must end in {', '.join(wanted)}, got {output}")
     return by_name

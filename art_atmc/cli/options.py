@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, final, get_type_hints
 
 import typer
 
@@ -21,6 +20,9 @@ Networks: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random; with --seeds the first one.")]
 Seeds: TypeAlias = Annotated[int, typer.Option(help="Repeat with this many seeds, and show the spread.", min=1)]
 Threads: TypeAlias = Annotated[int, typer.Option(help="CPU threads; one is fastest for small networks.", min=1)]
+Norm: TypeAlias = Literal["inf", "2", "1"]
+Test: TypeAlias = Literal["pgd", "test", "quick", "standard", "thorough"]
+Schedule: TypeAlias = Literal["matched", "reference"]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")]
 Model: TypeAlias = Annotated[
@@ -36,39 +38,6 @@ OwnNetwork: TypeAlias = Annotated[
         help="The network of the file where it names none: package.module:function, called without arguments."
     ),
 ]
-
-
-class Norm(str, enum.Enum):
-    """Of the attack."""
-
-    inf = "inf"
-    two = "2"
-    one = "1"
-
-
-class Suite(str, enum.Enum):
-    """What to attack with."""
-
-    quick = "quick"
-    standard = "standard"
-    thorough = "thorough"
-
-
-class Test(str, enum.Enum):
-    """What trained networks are tested with."""
-
-    pgd = "pgd"
-    test = "test"
-    quick = "quick"
-    standard = "standard"
-    thorough = "thorough"
-
-
-class Schedule(str, enum.Enum):
-    """How recipes are put into epochs."""
-
-    matched = "matched"
-    reference = "reference"
 
 
 @final
@@ -121,8 +90,7 @@ class Conditions:
     def chosen(self) -> dict[str, Any]:
         """What the user said, by name."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in given.items()}
-        return {name: value for name, value in plain.items() if value is not None and value != []}
+        return {name: value for name, value in given.items() if value is not None and value != []}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

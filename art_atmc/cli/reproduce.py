@@ -28,7 +28,7 @@ def reproduce(
     ] = None,
     bits: Annotated[int, typer.Option(help="Of ATMC-b.")] = 8,
     seeds: Seeds = 1,
-    schedule: Annotated[Schedule, typer.Option(help="As for sweep.")] = Schedule.matched,
+    schedule: Annotated[Schedule, typer.Option(help="As for sweep.")] = "matched",
     threads: Threads = 1,
     quiet: Quiet = False,
 ) -> None:
@@ -48,7 +48,7 @@ def reproduce(
     wanted = panels.PANELS[panel]
     with progress(quiet) as verbose:
         settings = wanted.settings(data_dir, budget, max_iter)
-        study = Study(settings, output, recipes.Schedule(schedule.value), verbose=verbose)
+        study = Study(settings, output, recipes.Schedule(schedule), verbose=verbose)
         stages = study.grid(recipe or ["DA", "ATMC-b"], density or wanted.densities, [bits], range(seeds))
         rows = panels.distances(sweep(study, stages))
     write_file(output / "distances.md", panels.markdown(rows))

@@ -32,11 +32,11 @@ def sweep(
     ] = 0,
     schedule: Annotated[
         Schedule, typer.Option(help="The same epochs for all, or the stages of the released code.")
-    ] = Schedule.matched,
+    ] = "matched",
     epochs: Annotated[int, typer.Option(help="Of each network in all (matched), or of each stage (reference).")] = 30,
     suite: Annotated[
         Test, typer.Option(help="Test with PGD, the paper's attack and Square (test), with PGD alone, or with a suite.")
-    ] = Test.test,
+    ] = "test",
     seed: Seed = 0,
     seeds: Seeds = 1,
     threads: Threads = 1,
@@ -54,11 +54,11 @@ def sweep(
     if conditions.constraint and (density or bits or search):
         raise ValueError("`constraint` is one size, in place of `density`, `bits` and `search`; leave these out")
     torch.set_num_threads(threads)
-    settings = Settings.resolved(**conditions.chosen(), epochs=epochs, suite=suite.value)
+    settings = Settings.resolved(**conditions.chosen(), epochs=epochs, suite=suite)
     own = settings.constraints if conditions.constraint else ()
     densities, widths = density or [0.1, 0.05, 0.02], bits or [4]
     with progress(quiet) as verbose:
-        study = Study(settings, output, recipes.Schedule(schedule.value), verbose=verbose)
+        study = Study(settings, output, recipes.Schedule(schedule), verbose=verbose)
         if search:
             sizes = (min(densities), max(densities)), (min(widths), max(widths))
             found = points.search(study, points.Search((recipe or ["ATMC-b"])[0], *sizes, search, seed))

@@ -28,7 +28,7 @@ def train(
     suite: Annotated[
         Test,
         typer.Option(help="Test with one PGD (pgd); with that, the paper's attack and Square (test); or with a suite."),
-    ] = Test.pgd,
+    ] = "pgd",
     seed: Seed = 0,
     seeds: Seeds = 1,
     dense: Annotated[bool, typer.Option(help="Train the dense network too, for comparison.")] = True,
@@ -54,7 +54,7 @@ def train(
         bits=bits,
         factored=factored,
         epochs=epochs,
-        suite=suite.value,
+        suite=suite,
         seed=seed,
     )
     with progress(quiet) as verbose:

@@ -15,6 +15,7 @@ from art_atmc.files.model import CompressedModel
 __all__ = ["doubts"]
 
 NEAR: Final = 0.95  # of the loss of a guess
+ENOUGH: Final = 3  # epochs, of which one may be expected to have learned something
 
 
 def doubts(
@@ -35,7 +36,7 @@ def doubts(
     if len(np.unique(classifier.predict(x, batch_size=500).argmax(axis=1))) == 1:
         found.append(f"all {len(x)} validation examples get the same answer")
     guess = math.log(max(classifier.nb_classes, 2))
-    if history and min(row["loss"] for row in history) > NEAR * guess:
+    if len(history) >= ENOUGH and min(row["loss"] for row in history) > NEAR * guess:
         found.append(
             f"the loss never left {guess:.2f}, that of a guess; train for more epochs, at another learning rate, or "
             "with constraints that tighten later"

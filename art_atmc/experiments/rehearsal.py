@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from art_atmc.data import Dataset
 from art_atmc.evaluation.judge import checked
@@ -17,7 +18,8 @@ from art_atmc.files.model import CompressedModel
 
 __all__ = ["rehearse"]
 
-EXAMPLES = 4
+EXAMPLES: Final = 4
+FILE: Final = ".rehearsal.atmc"
 
 
 def rehearse(settings: Settings, dataset: Dataset, folder: Path) -> None:
@@ -32,7 +34,7 @@ def rehearse(settings: Settings, dataset: Dataset, folder: Path) -> None:
     :raises ImportError: when an attack of the suite needs an extra that is not installed.
     """
     x, y = dataset.x_train[:EXAMPLES], dataset.y_train[:EXAMPLES]
-    file = folder / ".rehearsal.atmc"
+    file = folder / FILE
     with _step(settings, "trained"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of so short a run
         trainer = new_trainer(settings, dataset, verbose=False)

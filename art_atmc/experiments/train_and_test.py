@@ -81,7 +81,7 @@ def train_and_test(
     :param curve: whether to measure a security curve and to keep adversarial examples.
     :param verbose: show progress bars.
     """
-    if (folder / POINT).exists():
+    if (folder / POINT).exists() and (folder / MODEL).exists():
         return Point.load(folder)
     train(settings, folder, dataset, start=start, verbose=verbose)
     model = CompressedModel.load(folder / MODEL)
@@ -122,6 +122,8 @@ def train(
         fit(trainer, settings, split(settings, dataset))
     rows = ({"stage": settings.recipe, **row} for row in trainer.history)
     write_file(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
+    for later in (EVALUATION, POINT):  # of a network that is no longer there
+        (folder / later).unlink(missing_ok=True)
     compressed(trainer, settings).save(folder / MODEL)
 
 

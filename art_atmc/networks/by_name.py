@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from art_atmc.networks.zoo import NETWORKS
 
@@ -51,6 +52,11 @@ def import_network(reference: str) -> nn.Module:
         raise ValueError(f"`network` {reference} can't be built without arguments: {_reason(error)}") from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"`network` {reference} must return a torch module, but returned a {type(made).__name__}")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in made.parameters()):
+        raise ValueError(
+            f"`network` {reference} has lazy layers, whose shapes are not known yet; let the function pass a batch "
+            "through the network before it returns it"
+        )
     return made
 
 
