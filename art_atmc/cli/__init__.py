@@ -57,5 +57,8 @@ def main() -> None:
         if said is None:
             typer.echo("art-atmc: this is a fault of art-atmc; please report it with the lines below", err=True)
             raise
-        typer.echo(f"art-atmc: {said}", err=True)
+        from art_atmc.support.terminal import printable
+
+        # Names in files of others may steer a terminal.
+        typer.echo("art-atmc: " + "\n".join(map(printable, said.splitlines())), err=True)
         sys.exit(2)

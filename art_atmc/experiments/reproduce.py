@@ -11,13 +11,12 @@ from types import MappingProxyType
 from typing import Final, final
 
 from rich.table import Table
-from rich.text import Text
 
 from art_atmc.experiments.paper import curves, interpolated
 from art_atmc.experiments.point import Point
 from art_atmc.experiments.settings import Settings
 from art_atmc.support.statistics import Spread
-from art_atmc.support.terminal import figures
+from art_atmc.support.terminal import figures, plain_text
 
 __all__ = ["PANELS", "Distance", "Panel", "distances", "markdown", "table"]
 
@@ -158,7 +157,7 @@ def table(rows: Iterable[Distance]) -> Table:
         figures_of = [_percent([share(row.point) for row in group]) for share in (_clean, _robust)]
         gaps = [row.difference for row in group if row.difference]
         gap = " / ".join(f"{100 * fmean(part):+.1f}" for part in zip(*gaps, strict=True))
-        made.add_row(Text(label), size, file, *figures_of, *((paper.partition(" (")[0], gap) if compared else ()))
+        made.add_row(plain_text(label), size, file, *figures_of, *((paper.partition(" (")[0], gap) if compared else ()))
     return made
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final, final
 from art_atmc.attacks.pgd import PGD
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
 from art_atmc.compression.schedule import Tightening
-from art_atmc.compression.solvers import SolverFactory, default_solver
+from art_atmc.compression.solver import SolverFactory
+from art_atmc.compression.solvers import default_solver
 from art_atmc.data.dataset import require_known
 from art_atmc.evaluation.suites import SUITES
 from art_atmc.networks.by_name import import_network, is_ours

@@ -58,7 +58,11 @@ def figures(title: str, caption: str, columns: Sequence[str]) -> Table:
     in %
     """
     made = Table(
-        title=plain_text(title), caption=plain_text(caption), caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=plain_text(title),
+        caption=Text("\n".join(map(printable, caption.splitlines()))),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number else "left", no_wrap=number > 0)
