@@ -60,5 +60,5 @@ def main() -> None:
         from art_atmc.support.terminal import printable
 
         # Names in files of others may steer a terminal.
-        typer.echo("art-atmc: " + "\n".join(map(printable, said.splitlines())), err=True)
+        typer.echo(f"art-atmc: {printable(said)}", err=True)
         sys.exit(2)

@@ -59,7 +59,7 @@ def figures(title: str, caption: str, columns: Sequence[str]) -> Table:
     """
     made = Table(
         title=plain_text(title),
-        caption=Text("\n".join(map(printable, caption.splitlines()))),
+        caption=Text(printable(caption)),
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
