@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.ball import Box, box, length, project, random_point
 from art_atmc.attacks.base import Adversary, Problem
-from art_atmc.classifiers.labels import true_class
+from art_atmc.classifiers.labels import class_logits, misclassified, true_class
 from art_atmc.classifiers.modes import fixed
 from art_atmc.support.numbers import Real, Whole, check_numbers
 
@@ -130,7 +130,7 @@ class APGD(Adversary):
         adv = x.clone()
         with fixed(network):
             with torch.no_grad():
-                target = self.objective.target(network(x), y)
+                target = self.objective.target(class_logits(network(x)), y)
             start = random_point(x, self.eps, self.norm, limits, problem.generator)
             climb = (_SparseClimb if self.norm == 1 else _Climb)(self, network, x, y, target, start, limits)
             for steps in climb.periods(self.max_iter):
@@ -160,7 +160,7 @@ class _Climb:
         self.step = torch.full_like(length(x, 1), 2 * attack.eps)
         self.halved = torch.ones_like(y, dtype=torch.bool)
         self.rises = torch.zeros_like(y)
-        self.fallen = torch.zeros_like(y, dtype=torch.bool)
+        self.fooled = torch.zeros_like(y, dtype=torch.bool)
         self.gradient, self.value = self._ask(start)
         self.best_gradient, self.best_value, self.last_best = self.gradient, self.value, self.value
 
@@ -194,9 +194,9 @@ class _Climb:
         return scaled / length(scaled, 2).clamp_min(1.0)
 
     def settle(self, adv: Tensor) -> None:
-        """Hand over the samples that have fallen, and go on without them."""
-        adv[self.rows[self.fallen]] = self.found[self.fallen]
-        standing = ~self.fallen
+        """Hand over the samples that are misclassified, and go on without them."""
+        adv[self.rows[self.fooled]] = self.found[self.fooled]
+        standing = ~self.fooled
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[standing])
@@ -229,16 +229,16 @@ class _Climb:
         """Gradient and value of the objective; misclassified points are kept."""
         with torch.enable_grad():
             point = point.detach().requires_grad_()
-            logits = self.network(point)
+            logits = class_logits(self.network(point))
             values = self.attack.objective(logits, self.y, self.target)
             (gradient,) = torch.autograd.grad(values.sum(), point)
         if not gradient.isfinite().all():
             raise FloatingPointError(
                 "the gradient of the network is not finite; look for NaN in the data, or for weights that diverged"
             )
-        wrong = (logits.detach().argmax(dim=1) != self.y) & ~self.fallen
-        self.found = torch.where(_as(wrong, self.x), point.detach(), self.found)
-        self.fallen = self.fallen | wrong
+        found = misclassified(logits.detach(), self.y) & ~self.fooled
+        self.found = torch.where(_as(found, self.x), point.detach(), self.found)
+        self.fooled = self.fooled | found
         return gradient, values.detach()
 
 

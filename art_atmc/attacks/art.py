@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,14 @@ from art_atmc.classifiers.modes import fixed
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 
 if TYPE_CHECKING:
+    import numpy as np
     from art.attacks.attack import EvasionAttack
     from art.estimators.classification import PyTorchClassifier
 
 __all__ = ["ARTAttack", "adversary", "perturb", "resolved"]
+
+STEPS: Final = ("max_iter", "num_random_init", "nb_random_init", "nb_restarts", "binary_search_steps")
+"""What ART's attacks call the numbers that make them long."""
 
 
 @final
@@ -71,20 +75,30 @@ class ARTAttack(Adversary):
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         parts = _parts(self.attack)
-        networks = [
-            problem.network,
-            *(m for part in parts for m in vars(part.estimator).values() if isinstance(m, nn.Module)),
-        ]
-        inputs = x.detach().float().cpu().numpy().copy()  # its own memory: some attacks write into their input
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(fixed(*networks))
-            stack.enter_context(_gradients_kept(*networks))
-            stack.enter_context(_lent(parts, batch_size=len(x)))
-            if problem.generator is not None:
-                stack.enter_context(isolated_randomness(draw_seed(problem.generator)))
-            adv = self.attack.generate(inputs, y=y.detach().cpu().numpy())
+        with _lent(problem, parts, len(x)):
+            adv = self.attack.generate(*_arrays(x, y))
         return torch.empty_like(x, requires_grad=False).copy_(torch.as_tensor(adv))
+
+    def rehearse(self, problem: Problem, x: Tensor, y: Tensor) -> None:
+        """Run the attack, and each of the attacks that it holds, on a few examples for one step.
+
+        What it cannot do with such a classifier, it raises here, before long computations.
+
+        :raises Exception: what ART raises, such as ValueError for vectors where images are needed.
+        """
+        parts = _parts(self.attack)
+        with _lent(problem, parts, len(x)):
+            for part in parts:
+                for name in STEPS:
+                    if isinstance(vars(part).get(name), int):
+                        vars(part)[name] = 1
+            for part in parts:  # alone, for where the first one fools an example the others are not tried on it
+                part.generate(*_arrays(x, y))
+
+
+def _arrays(x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """In memory of their own: some attacks write into their inputs."""
+    return x.detach().float().cpu().numpy().copy(), y.detach().cpu().numpy().copy()
 
 
 def _parts(attack: EvasionAttack) -> list[Any]:
@@ -101,8 +115,11 @@ def _parts(attack: EvasionAttack) -> list[Any]:
 
 
 @contextmanager
-def _lent(attacks: list[Any], batch_size: int) -> Iterator[None]:
-    """Attacks without progress bars and with batches of at least this size; afterwards as they were."""
+def _lent(problem: Problem, attacks: list[Any], batch_size: int) -> Iterator[None]:
+    """Attacks that are silent and take batches of at least this size, on networks as attacks need them, with the
+    problem's random numbers; afterwards all of them are as they were."""
+    estimators = [module for attack in attacks for module in vars(attack.estimator).values()]
+    networks = [problem.network, *(module for module in estimators if isinstance(module, nn.Module))]
     saved = [dict(vars(attack)) for attack in attacks]
     try:
         for attack in attacks:
@@ -110,7 +127,13 @@ def _lent(attacks: list[Any], batch_size: int) -> Iterator[None]:
                 attack.verbose = False
             if isinstance(vars(attack).get("batch_size"), int):
                 attack.batch_size = max(attack.batch_size, batch_size)
-        yield
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(fixed(*networks))
+            stack.enter_context(_gradients_kept(*networks))
+            if problem.generator is not None:
+                stack.enter_context(isolated_randomness(draw_seed(problem.generator)))
+            yield
     finally:
         for attack, attributes in zip(attacks, saved, strict=True):
             vars(attack).clear()

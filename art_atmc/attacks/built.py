@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.art import ARTAttack
 from art_atmc.attacks.base import Adversary, Problem
+from art_atmc.classifiers.labels import ClassLogits, true_class
 from art_atmc.classifiers.modes import fixed
 
 if TYPE_CHECKING:
@@ -50,10 +51,17 @@ class Built(Adversary):
             )
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+        return self._built(problem, x)(problem, x, true_class(y))
+
+    def rehearse(self, problem: Problem, x: Tensor, y: Tensor) -> None:
+        """Build the attack and run it for one step, see :meth:`ARTAttack.rehearse`."""
+        self._built(problem, x).rehearse(problem, x, true_class(y))
+
+    def _built(self, problem: Problem, x: Tensor) -> ARTAttack:
         from art.estimators.classification import PyTorchClassifier
 
         check_importable(self.attack)
-        network, clip_values = problem.network, problem.clip_values
+        network, clip_values = ClassLogits(problem.network), problem.clip_values
         with fixed(network), torch.no_grad():
             nb_classes = network(x[:1]).shape[1]
         classifier = PyTorchClassifier(
@@ -65,8 +73,7 @@ class Built(Adversary):
             preprocessing=None,
             device_type="cpu" if x.device.type == "cpu" else "gpu",
         )
-        attack = ARTAttack(self.attack(classifier, **self.options))
-        return attack(problem, x, y)
+        return ARTAttack(self.attack(classifier, **self.options))
 
 
 def check_importable(attack: type) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from art_atmc.attacks.ball import box, length, project
 from art_atmc.attacks.base import Adversary, Problem
-from art_atmc.classifiers.labels import true_class
+from art_atmc.classifiers.labels import class_logits, misclassified, true_class
 from art_atmc.classifiers.modes import fixed
 from art_atmc.support.numbers import Real, Whole, check_numbers
 
@@ -85,12 +85,13 @@ class Square(Adversary):
             for query in range(self.max_iter):
                 delta = self._stripes(x, source) if query == 0 else self._painted(adv[rows] - x, query, source)
                 proposal = project(x + delta, x, self.eps, self.norm, (low, high))
-                value = margin(problem.network(proposal), y)
-                better = value > best
+                logits = class_logits(problem.network(proposal))
+                value, fooled = margin(logits, y), misclassified(logits, y)
+                better = fooled | (value > best)
                 adv[rows[better]] = proposal[better]
                 best = torch.where(better, value, best)
-                if (best > 0).any():
-                    x, y, low, high, rows, best = (t[best <= 0] for t in (x, y, low, high, rows, best))
+                if fooled.any():
+                    x, y, low, high, rows, best = (t[~fooled] for t in (x, y, low, high, rows, best))
                 if not len(rows):
                     break
         return adv

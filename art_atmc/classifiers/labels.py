@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import final
 
-__all__ = ["misclassified", "predicted", "true_class"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ClassLogits", "class_logits", "misclassified", "predicted", "true_class"]
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    r"""A logit for each class, (N, classes): those given, or in place of a single one z those of two classes, (0, z).
+
+    The cross-entropy of (0, z) is the binary cross-entropy of z, so whatever works on class logits works on it.
+
+    >>> class_logits(torch.tensor([[0.3], [-0.3]])).tolist()
+    [[0.0, 0.30000001192092896], [0.0, -0.30000001192092896]]
+    """
+    if logits.dim() > 1 and logits.shape[1] > 1:
+        return logits
+    single = logits.reshape(-1, 1)
+    return torch.cat([torch.zeros_like(single), single], dim=1)
+
+
+@final
+class ClassLogits(nn.Module):
+    """A network whose outputs are :func:`class_logits`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return class_logits(self.network(x))
 
 
 def predicted(logits: Tensor) -> Tensor:
     """The class of each answer, (N,): the largest logit's; of a single logit, 1 where it is positive.
 
-    >>> import torch
     >>> predicted(torch.tensor([[0.1, 0.9], [2.0, -1.0]])).tolist(), predicted(torch.tensor([[0.3], [-0.3]])).tolist()
     ([1, 0], [1, 0])
     """
-    return logits.argmax(dim=1) if logits.dim() > 1 and logits.shape[1] > 1 else (logits.reshape(-1) > 0).long()
+    return class_logits(logits).argmax(dim=1)
 
 
 def true_class(y: Tensor) -> Tensor:
@@ -25,7 +53,6 @@ def true_class(y: Tensor) -> Tensor:
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     """Which answers are wrong; bool (N,). An answer with NaN is.
 
-    >>> import torch
     >>> misclassified(torch.tensor([[0.1, 0.9], [float("nan"), 0.0]]), torch.tensor([1, 0])).tolist()
     [False, True]
     """

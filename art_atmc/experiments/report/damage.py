@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from art_atmc.evaluation.result import Evaluation
 from art_atmc.experiments.point import Accuracy, Examples, Point
+from art_atmc.support.reading import validated
 
 __all__ = ["Epoch", "check", "examples", "history"]
 
@@ -45,14 +46,11 @@ def history(folder: Path) -> tuple[Epoch, ...]:
     :raises OSError: when it can't be read.
     :raises ValueError: when it is damaged.
     """
-    epoch: TypeAdapter[Epoch] = TypeAdapter(Epoch)
     rows = (folder / "history.jsonl").read_bytes().splitlines()
     try:
-        made = tuple(epoch.validate_json(row) for row in rows)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "a row"
-        raise ValueError(f"history.jsonl is damaged: {place}: {first['msg']}") from None
+        made = tuple(validated(Epoch, row) for row in rows)
+    except ValueError as error:
+        raise ValueError(f"history.jsonl is damaged: {error}") from None
     if not made:
         raise ValueError("history.jsonl is empty")
     for row in made:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -20,6 +19,7 @@ from art_atmc.experiments.report.drawing import Picture
 from art_atmc.experiments.report.pictures import CODEBOOKS, adversarial, codebooks, densities, shown
 from art_atmc.experiments.report.results import LeftOut, Result, lines, results
 from art_atmc.experiments.report.tradeoff import tradeoff
+from art_atmc.support.atomic import write_file
 
 __all__ = ["write"]
 
@@ -49,10 +49,9 @@ def write(folder: Path, output: Path | None = None) -> Path:
     (output / "figures").mkdir(parents=True, exist_ok=True)
     for picture in itertools.chain.from_iterable(pictures.values()):
         for kind, content in picture.files.items():
-            (output / "figures" / f"{picture.name}.{kind}").write_bytes(content)
-    part = output / f".report.{os.getpid()}"
-    part.write_text(text, encoding="utf-8")
-    return part.replace(output / "report.html")
+            write_file(output / "figures" / f"{picture.name}.{kind}", content)
+    write_file(output / "report.html", text)
+    return output / "report.html"
 
 
 def _html(found: Sequence[Result], left_out: Sequence[LeftOut], pictures: Mapping[str, Sequence[Picture]]) -> str:
