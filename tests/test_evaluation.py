@@ -7,12 +7,13 @@ import importlib.util
 import json
 import math
 import random
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import AutoAttack, DeepFool, FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import AutoAttack, DeepFool, FastGradientMethod, ProjectedGradientDescent, SquareAttack
 from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.preprocessing import Preprocessor
 from torch import nn
@@ -21,6 +22,7 @@ from art_atmc import PGD, CompressedClassifier
 from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.evaluation import (
     APGD,
+    DLR,
     WRM,
     Access,
     Attack,
@@ -35,7 +37,7 @@ from art_atmc.evaluation import (
     quick,
     thorough,
 )
-from art_atmc.evaluation.fingerprints import seed_of
+from art_atmc.evaluation.fingerprints import classifier_hash, model_hash, seed_of
 
 LOOP = sys.modules["art_atmc.evaluation.evaluate"]  # the package's attribute of this name is the function
 FINDING = Finding("stub", Severity.PASSED, "nothing was checked")
@@ -92,7 +94,19 @@ def line(weight: float = 1.0, **options) -> PyTorchClassifier:
     """On one number: class 0 for x > 0, else class 1."""
     model = nn.Linear(1, 2, bias=False)
     model.weight.data = torch.tensor([[weight], [-weight]])
-    return PyTorchClassifier(model, nn.CrossEntropyLoss(), (1,), 2, device_type="cpu", **options)
+    options = {"loss": nn.CrossEntropyLoss(), "input_shape": (1,), "nb_classes": 2, "device_type": "cpu"} | options
+    return PyTorchClassifier(model, **options)
+
+
+class Halved(Preprocessor):
+    """In numpy, so without a gradient."""
+
+    def __init__(self, by: float = 2):
+        super().__init__(apply_fit=False, apply_predict=True)
+        self.by = by
+
+    def __call__(self, x, y=None):
+        return x / self.by, y
 
 
 X = np.array([[0.1], [0.3], [0.6], [-0.1]], dtype=np.float32)
@@ -103,7 +117,10 @@ def suite_of(*attacks, eps=0.5, norm=math.inf, name="mine") -> Suite:
     return Suite(name, eps, norm, attacks)
 
 
-def run(*attacks, classifier=None, x=X, y=Y, eps=0.5, **options) -> Evaluation:
+def run(*attacks, classifier=None, x=X, y=Y, eps=None, **options) -> Evaluation:
+    """Within the radius of the widest attack, or 0.5 where none has one."""
+    radii = (getattr(getattr(attack, "method", attack), "eps", 0) for attack in attacks)
+    eps = eps or max(radii, default=0) or 0.5
     return evaluate(classifier or line(), x, y, suite=suite_of(*attacks, eps=eps), verbose=False, **options)
 
 
@@ -134,7 +151,7 @@ def test_worst_case_is_taken_example_by_example():
     assert result.clean_accuracy == 0.75
 
 
-def test_attacks_that_fell_different_examples_add_up(trained):
+def test_attacks_that_fool_different_examples_add_up(trained):
     classifier, x, y = trained
     attacks = (Attack("a", Drawn(0.5)), Attack("b", Drawn(0.5)))
     result = run(*attacks, classifier=classifier, x=x, y=y)
@@ -157,13 +174,13 @@ def test_restarts_equal_an_explicit_loop(trained):
             standing[rows] = model(adv).argmax(1) == y[rows]
         after.append(int(standing.sum()))
     np.testing.assert_array_equal(result["p"].correct, standing.numpy())
-    assert after[0] > after[-1]  # restarts felled some
+    assert after[0] > after[-1]  # restarts fooled some
 
 
 def test_only_examples_that_stand_are_attacked():
     shift = Shift(-0.2)
     run(Attack("down", shift, restarts=3), batch_size=2)
-    assert shift.sizes == [2, 1, 2, 2]  # the misclassified one never, the felled one once
+    assert shift.sizes == [2, 1, 2, 2]  # the misclassified one never, the fooled one once
 
 
 def test_nothing_is_attacked_where_nothing_stands():
@@ -173,21 +190,21 @@ def test_nothing_is_attacked_where_nothing_stands():
     assert result.robust_accuracy == 0
 
 
-def test_points_outside_the_ball_fell_nothing_and_are_counted():
+def test_points_outside_the_ball_do_not_count_and_are_named():
     result = run(Attack("far", Shift(-0.5001), restarts=2), Attack("near", Shift(-0.5)))
     assert result["far"].correct.tolist() == result.clean.tolist()
     assert result["far"].rejected == 6
     assert (result["near"].rejected, result["near"].accuracy) == (0, 0.25)
 
 
-def test_points_outside_the_clip_values_fell_nothing():
+def test_points_outside_the_clip_values_do_not_count():
     classifier = line(clip_values=(0.0, 1.0))
     result = run(Attack("down", Shift(-0.2)), classifier=classifier, x=X[:3], y=Y[:3])
     assert result["down"].accuracy == 1
     assert result["down"].rejected == 1
 
 
-def test_points_that_are_not_numbers_fell_nothing():
+def test_points_that_are_not_numbers_do_not_count():
     assert run(Attack("nan", Shift(math.nan)))["nan"].correct.tolist() == [True, True, True, False]
 
 
@@ -284,7 +301,7 @@ def test_judge_is_the_network_in_evaluation_mode_with_its_preprocessing(trained,
     )
     plain.model.train()
     expected = plain.predict(x).argmax(axis=1) == y
-    result = run(PGD(0.05, 0.02, 5, random_start=False), classifier=shifted, x=2 * x + 0.5, y=y, eps=0.1)
+    result = run(PGD(0.1, 0.04, 5, random_start=False), classifier=shifted, x=2 * x + 0.5, y=y)
     np.testing.assert_array_equal(result.clean, expected)
     assert result.robust_accuracy < result.clean_accuracy
 
@@ -292,7 +309,7 @@ def test_judge_is_the_network_in_evaluation_mode_with_its_preprocessing(trained,
 def test_one_hot_labels_and_tensors_are_taken(trained):
     classifier, x, y = trained
     expected = run(PGD(0.05, 0.02, 3), classifier=classifier, x=x, y=y).worst_case
-    for labels in (np.eye(10)[y], y[:, None], y.astype(np.float64), torch.from_numpy(y), list(y)):
+    for labels in (np.eye(10)[y], np.eye(10)[y] > 0, y[:, None], y.astype(np.float64), torch.from_numpy(y), list(y)):
         np.testing.assert_array_equal(
             run(PGD(0.05, 0.02, 3), classifier=classifier, x=x, y=labels).worst_case, expected
         )
@@ -420,7 +437,9 @@ def test_interruption_of_the_self_checks_keeps_the_attacks(tmp_path, monkeypatch
         ({"x": X + 0.01}, "data"),
         ({"y": np.array([0, 0, 0, 1])}, "data"),
         ({"classifier": line(2.0)}, "model"),
-        ({"classifier": line(preprocessing=(1.0, 1.0))}, "clean"),
+        ({"classifier": line(preprocessing=(1.0, 1.0))}, "model"),
+        ({"classifier": line(preprocessing=(0.001, 1.0))}, "model"),
+        ({"classifier": line(loss=nn.MultiMarginLoss())}, "model"),
         ({"classifier": line(clip_values=(-1.0, 1.0))}, "clip_values"),
         ({"eps": 0.6}, "eps"),
         ({"seed": 1}, "seed"),
@@ -475,8 +494,8 @@ def test_checkpoint_that_is_none_is_refused_and_kept(tmp_path):
         ({"y": np.array([0, 1, 2, 0])}, ValueError, "from 0 to 1"),
         ({"y": np.array([0, 1, -1, 0])}, ValueError, "from 0 to 1"),
         ({"y": np.array([0, 0.5, 0, 0])}, ValueError, "whole numbers"),
-        ({"y": np.array(["a"] * 4)}, TypeError, "must hold numbers"),
-        ({"y": np.array([True] * 4)}, TypeError, "must hold numbers"),
+        ({"y": np.array(["a"] * 4)}, ValueError, "give class indices, as np.unique"),
+        ({"y": np.array([["a", "b"]] * 4)}, ValueError, "give class indices, as np.unique"),
         ({"y": np.full((4, 2), 0.5)}, ValueError, "0 and 1 only"),
         ({"y": np.zeros((4, 2))}, ValueError, "sum to 1"),
         ({"y": np.zeros((4, 3), int)}, ValueError, r"one-hot labels \(n, 2\)"),
@@ -485,11 +504,17 @@ def test_checkpoint_that_is_none_is_refused_and_kept(tmp_path):
         ({"x": X[:, :, None]}, ValueError, "the classifier takes"),
         ({"x": np.where(X > 0.5, np.nan, X)}, ValueError, "NaN"),
         ({"x": np.where(X > 0.5, np.inf, X)}, ValueError, "infinite"),
-        ({"x": np.array([["a"]] * 4)}, ValueError, "give numbers"),
+        ({"x": np.array([["a"]] * 4)}, ValueError, "give real numbers"),
         ({"classifier": line(clip_values=(0.0, 1.0))}, ValueError, "outside the classifier's clip values"),
         ({"classifier": nn.Linear(1, 2)}, TypeError, "`classifier` must be an ART PyTorchClassifier"),
         ({"dense": nn.Linear(1, 2)}, TypeError, "`dense` must be an ART PyTorchClassifier"),
-        ({"suite": "thorogh"}, TypeError, "'thorogh'; make one by art_atmc.evaluation.quick, standard, thorough"),
+        ({"suite": "thorogh"}, TypeError, "must be 'quick', 'standard', 'thorough' or a Suite, got 'thorogh'"),
+        ({"suite": "quick"}, ValueError, "`suite`='quick' needs a radius; give `eps`"),
+        ({"suite": "quick", "eps": -1}, ValueError, "`eps` must be positive"),
+        ({"suite": "quick", "eps": 0.1, "norm": 3}, ValueError, "`norm` must be 1, 2 or inf"),
+        ({"eps": 0.1}, TypeError, "`eps` and `norm` go with the name of a suite"),
+        ({"norm": 2}, TypeError, "`eps` and `norm` go with the name of a suite"),
+        ({"seed": 0.5}, ValueError, "`seed` must be an integer"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1"),
         ({"batch_size": 2.5}, ValueError, "`batch_size` must be an integer of at least 1"),
     ],
@@ -560,16 +585,6 @@ def test_autoattack_without_its_package_is_refused_before_any_attack(monkeypatch
     assert shift.sizes == []
 
 
-class Halved(Preprocessor):
-    """In numpy, so without a gradient."""
-
-    def __init__(self):
-        super().__init__(apply_fit=False, apply_predict=True)
-
-    def __call__(self, x, y=None):
-        return x / 2, y
-
-
 def test_network_without_a_gradient_is_refused_for_attacks_that_need_one():
     hidden = line(preprocessing_defences=[Halved()])
     with pytest.raises(ValueError, match=r"PGD-2, WRM-7 need.*StraightThrough"):
@@ -591,6 +606,244 @@ def test_straight_through_classifier_gives_hidden_gradients_back():
     model = StraightThrough(Rounded(), twin)
     classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1,), 2, device_type="cpu")
     assert run(PGD(0.2, 0.1, 3), classifier=classifier).worst_case.tolist() == [False, True, True, False]
+
+
+def test_hash_of_a_classifier_sees_defences_and_their_parameters():
+    plain = line()
+    others = [line(preprocessing_defences=[Halved(by)]) for by in (2, 3)]
+    others += [line(preprocessing=(0.5, 1.0)), line(loss=nn.MultiMarginLoss()), line(loss=nn.MultiMarginLoss(2))]
+    hashes = [classifier_hash(classifier) for classifier in (plain, *others)]
+    assert len(set(hashes)) == 6
+    assert hashes[0] == model_hash(plain.model) == classifier_hash(line())
+    assert classifier_hash(line(preprocessing_defences=[Halved(3)])) == hashes[2]
+    itself = Halved()
+    itself.whole = [itself]  # a circle
+    assert classifier_hash(line(preprocessing_defences=[itself])) not in hashes
+
+
+class OneLogit(nn.Module):
+    """The difference of two logits: the same network with one output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits[:, 1:] - logits[:, :1]
+
+
+class ZeroAndLogit(nn.Module):
+    """Its two logits, in the form (0, z)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.single = OneLogit(network)
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x[:, :1]), self.single(x)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def binary():
+    """Forty vectors of two classes and a small network."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.rand(40, 6)
+    with torch.no_grad():
+        network[2].bias -= network(x).median(dim=0).values
+        y = network(x).argmax(dim=1).numpy()
+    y[:5] = 1 - y[:5]
+    assert 5 < y.sum() < 35
+    return network, x.numpy(), y
+
+
+def classifiers_of(network):
+    """With one output and with two; both answer alike, and the cross-entropies are the same function."""
+    options = {"clip_values": (0, 1), "device_type": "cpu"}
+    one = PyTorchClassifier(OneLogit(network), nn.BCEWithLogitsLoss(), (6,), 2, **options)
+    return one, PyTorchClassifier(ZeroAndLogit(network), nn.CrossEntropyLoss(), (6,), 2, **options)
+
+
+def test_classifier_of_one_output_is_judged_like_the_same_one_of_two(binary):
+    network, x, y = binary
+    attacks = (
+        PGD(0.1, 0.05, 5, restarts=3),
+        Attack("APGD-CE", APGD(0.1, max_iter=10)),
+        Attack("APGD-DLR", APGD(0.1, max_iter=10, objective=DLR())),
+        Square(0.1, max_iter=50),
+        WRM(),
+        Built(DeepFool),
+        Attack("transfer", PGD(0.1, 0.05, 5), Access.TRANSFER),
+    )
+    one, two = (
+        run(*attacks, classifier=classifier, dense=classifier, x=x, y=y) for classifier in classifiers_of(network)
+    )
+    assert one.clean.tolist() == two.clean.tolist()
+    assert one.clean_accuracy == 35 / 40
+    for attack in two.attacks:
+        assert one[attack.name].correct.tolist() == attack.correct.tolist()
+    assert {name: one[name].accuracy < one.clean_accuracy for name in ("PGD-5 x3", "APGD-CE", "Square-50")} == {
+        "PGD-5 x3": True, "APGD-CE": True, "Square-50": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "labels", [lambda y: y, lambda y: y[:, None], lambda y: np.eye(2)[y], lambda y: y.astype(float)]
+)
+def test_classifier_of_one_output_takes_labels_of_every_form(binary, labels, monkeypatch):
+    monkeypatch.undo()  # with the self-checks
+    network, x, y = binary
+    one, two = classifiers_of(network)
+    result = evaluate(one, x, labels(y), suite="quick", eps=0.05, dense=two, verbose=False)
+    assert result.missing == result.skipped == ()
+    assert result.clean_accuracy == 35 / 40
+    assert len(result.findings) > 5
+    assert result.trustworthy
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "text"),
+    [
+        (nn.Linear(1, 1), nn.CrossEntropyLoss(), "always 0.*give BCEWithLogitsLoss"),
+        (nn.Sequential(nn.Linear(1, 1), nn.Sigmoid()), nn.BCELoss(), "leave the sigmoid out"),
+        (nn.Sequential(nn.Linear(1, 1), nn.Flatten(0)), nn.BCEWithLogitsLoss(), r"shape \(2,\).*of shape \(N, 1\)"),
+    ],
+)
+def test_single_outputs_that_are_no_logit_are_refused(model, loss, text):
+    classifier = PyTorchClassifier(model, loss, (1,), 2, device_type="cpu")
+    with pytest.raises(ValueError, match=text):
+        run(Attack("down", Shift(-0.2)), classifier=classifier)
+
+
+class Wrapped(nn.Module):
+    """What some networks return in place of logits."""
+
+    def __init__(self, wrap, model) -> None:
+        super().__init__()
+        self.wrap, self.network = wrap, model
+
+    def forward(self, x):
+        return self.wrap(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "named"),
+    [
+        (lambda z: (z, z), "tuple"),
+        (lambda z: {"logits": z}, "dict with logits"),
+        (lambda z: None, "NoneType"),
+        (lambda z: z.numpy(), "ndarray"),
+    ],
+)
+@pytest.mark.parametrize("images", [False, True])
+def test_network_that_returns_no_tensor_is_refused_in_one_sentence(wrap, named, images):
+    inner = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()) if images else nn.Linear(1, 2)
+    shape = (1, 3, 3) if images else (1,)
+    classifier = PyTorchClassifier(Wrapped(wrap, inner), nn.CrossEntropyLoss(), shape, 2, device_type="cpu")
+    with pytest.raises(TypeError, match=f"must return one tensor of logits, got a {named}; wrap it"):
+        run(Attack("down", Shift(-0.2)), classifier=classifier, x=np.zeros((4, *shape), np.float32))
+
+
+@pytest.mark.parametrize(
+    "clip_values",
+    [(np.zeros(3), np.ones(3)), (np.zeros(5), np.ones(5)), (np.zeros((1, 3, 2, 2)), np.ones((1, 3, 2, 2)))],
+)
+def test_clip_values_that_do_not_fit_the_inputs_are_refused_with_the_shape_that_does(clip_values):
+    def classifier(clip_values):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+        return PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 2, 2), 2, clip_values=clip_values, device_type="cpu")
+
+    x = np.full((4, 3, 2, 2), 0.5, np.float32)
+    with pytest.raises(ValueError, match=r"do not broadcast .*values for each channel have shape \(channels, 1, 1\)"):
+        run(PGD(0.1, 0.1, 1), classifier=classifier(clip_values), x=x)
+    per_channel = np.zeros((3, 1, 1), np.float32), np.ones((3, 1, 1), np.float32)
+    assert run(PGD(0.1, 0.1, 1), classifier=classifier(per_channel), x=x).missing == ()
+
+
+# Attacks that a classifier cannot have
+
+
+def suite_with_autoattack(shift):
+    return suite_of(Attack("down", shift), thorough(0.1).attacks[-1], eps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "classes", "reason"),
+    [
+        (nn.Linear(6, 3), (6,), 3, r"inputs of shape \(6,\) with 3 classes \(ValueError: .*image data"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8), 2, r"shape \(1, 8, 8\) with 2 classes \(IndexError"),
+    ],
+)
+def test_attacks_that_a_classifier_cannot_have_are_left_out_before_anything_runs(model, shape, classes, reason):
+    pytest.importorskip("multiprocess")
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu")
+    shift, x = Shift(-0.05), np.full((4, *shape), 0.5, np.float32)
+    y = classifier.predict(x).argmax(axis=1)
+    result = evaluate(classifier, x, y, suite=suite_with_autoattack(shift), verbose=False)
+    assert [attack.name for attack in result.attacks] == ["down"]
+    assert result.missing == ()
+    assert result.skipped[0].startswith("AutoAttack: it fails on inputs of")
+    assert re.search(reason, result.skipped[0])
+
+
+def test_attacks_that_a_classifier_can_have_are_run_although_others_of_their_kind_are_not():
+    pytest.importorskip("multiprocess")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 3, clip_values=(0, 1), device_type="cpu")
+    x = np.full((4, 1, 8, 8), 0.5, np.float32)
+    options = {"eps": 0.1, "max_iter": 3}
+    result = run(Built(SquareAttack, options), Built(AutoAttack, {"eps": 0.1}), classifier=classifier, x=x, eps=0.1)
+    assert (result.skipped, result.missing) == ((), ())
+    flat = PyTorchClassifier(nn.Linear(64, 3), nn.CrossEntropyLoss(), (64,), 3, clip_values=(0, 1), device_type="cpu")
+    attacks = (Built(SquareAttack, options), Attack("built", SquareAttack(flat, eps=0.1, verbose=False)), Square(0.1))
+    result = run(*attacks, classifier=flat, x=x.reshape(4, 64))
+    assert [attack.name for attack in result.attacks] == ["Square-1000"]
+    assert [name.partition(":")[0] for name in result.skipped] == ["SquareAttack", "built"]
+
+
+def test_suite_of_which_nothing_can_run_is_refused_with_every_reason(tmp_path):
+    attacks = Built(SquareAttack), Attack("transfer", Shift(0.1), Access.TRANSFER)
+    with pytest.raises(
+        ValueError, match=r"no attack .*SquareAttack: it fails on .*; transfer: its examples"
+    ) as refused:
+        run(*attacks, classifier=line(clip_values=(-1, 1)), checkpoint=tmp_path / "e.json")
+    assert not list(tmp_path.iterdir())
+    assert "\n" not in str(refused.value)
+
+
+def test_rehearsal_leaves_the_attack_and_the_random_numbers_alone():
+    classifier = line(clip_values=(-1.0, 1.0))
+    attack = DeepFool(classifier, max_iter=7, verbose=False)
+    before, state = dict(vars(attack)), torch.get_rng_state()
+    result = run(Attack("deep", attack), classifier=classifier)
+    assert dict(vars(attack)) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert result["deep"].accuracy < 0.75
+
+
+# A suite by its name
+
+
+def test_suite_by_name_is_that_suite(trained):
+    classifier, x, y = trained
+    named = evaluate(classifier, x[:20], y[:20], suite="quick", eps=0.05, verbose=False)
+    made = evaluate(classifier, x[:20], y[:20], suite=quick(0.05), verbose=False)
+    assert without_seconds(named) == without_seconds(made)
+    euclidean = evaluate(classifier, x[:5], y[:5], suite="quick", eps=np.float32(0.5), norm=2, verbose=False)
+    assert (euclidean.norm, euclidean.eps) == ("2", 0.5)
+
+
+def test_names_of_attacks_are_text_and_nothing_else(capsys):
+    name = "PGD [/b] [red]x[/red]\x1b[31m"
+    transfer = Attack("\x1b]0;title\x07", Shift(0), Access.TRANSFER)
+    result = evaluate(line(), X, Y, suite=Suite("[/i]", 0.5, math.inf, [Attack(name, Shift(-0.2)), transfer]))
+    written = capsys.readouterr().err
+    assert "[/b] [red]x[/red]\\x1b[31m" in written
+    assert "\x1b" not in str(result) + written
+    assert "[/b]" in str(result)
+    assert "[/i]: 4 examples" in str(result)
+    assert "skipped: \\x1b]0;title" in str(result)
 
 
 def test_quick_suite_runs_in_full_on_every_norm(trained):

@@ -43,7 +43,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """A small network on digits, trained for a moment against FGM, and 120 examples that it classifies rightly."""
+    """A small network on digits, trained for a moment against FGM, and 120 examples that it classifies correctly."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10))
     x, y = (torch.from_numpy(part) for part in digits)
@@ -324,7 +324,7 @@ def test_apgd_is_at_least_as_strong_as_pgd_of_as_many_steps(trained, norm):
     assert mine <= pgd + 0.01
 
 
-def test_apgd_hands_samples_over_as_they_fall():
+def test_apgd_hands_samples_over_when_they_are_misclassified():
     sizes = []
 
     class Seen(nn.Module):
@@ -335,7 +335,7 @@ def test_apgd_hands_samples_over_as_they_fall():
     x = torch.tensor([[0.01], [0.3], [5.0]])
     APGD(0.5, max_iter=20)(Problem(Seen(), generator=generator(1)), x, torch.tensor([0, 0, 0]))
     assert sizes[:2] == [3, 3]
-    assert sizes[-1] == 1  # the last one can't be felled
+    assert sizes[-1] == 1  # nothing fools the last one
     assert len(sizes) == 22  # the target's logits, the start, 20 steps
 
 
@@ -422,7 +422,7 @@ def test_square_takes_inputs_of_every_shape(shape, norm):
     assert (adv != x).flatten(1).any(dim=1).all()
 
 
-def test_square_asks_no_more_about_fallen_samples():
+def test_square_asks_no_more_about_misclassified_samples():
     sizes = []
 
     class Seen(nn.Module):

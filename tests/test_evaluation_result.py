@@ -78,7 +78,7 @@ def result(clean: str = "1110", *attacks: AttackResult, **changed) -> Evaluation
         "attacks": attacks,
         "missing": (),
         "skipped": (),
-        "findings": (Finding("steps", Severity.PASSED, "more steps fell more"),),
+        "findings": (Finding("steps", Severity.PASSED, "more steps fool more"),),
         "versions": versions(),
         "clip_values": [0.0, 1.0],
     }
@@ -250,7 +250,7 @@ def test_print_shows_the_table_and_no_outcomes():
     assert "array" not in repr(made)
 
 
-def test_table_counts_what_only_one_attack_fells():
+def test_table_counts_what_only_one_attack_fools():
     text = shown(result("1111", row("first", "0011"), row("second", "0111"), row("third", "1110")))
     counts = {words[0]: words for line in text.splitlines() if (words := line.split())}
     assert [counts[name][-2] for name in ("first", "second", "third")] == ["1", "0", "1"]
@@ -391,6 +391,12 @@ def test_attack_lines_are_named_and_sorted_by_what_they_use():
             ValueError,
             r"radius of \['PGD-1'\] is above `eps`=0.1",
         ),
+        (
+            lambda: Suite("x", 0.3, math.inf, (PGD(0.1, 0.1, 1), Square(0.1))),
+            ValueError,
+            "no attack reaches .*0.3.*0.1",
+        ),
+        (lambda: Suite("x", 0.3, 2, (PGD(0.1, 0.1, 1, 2), WRM())), ValueError, "no attack reaches the radius"),
         (lambda: quick(0.1).plus(Built(AutoAttack, {"eps": 0.3, "norm": "inf"})), ValueError, r"\['AutoAttack'\]"),
     ],
 )

@@ -33,7 +33,7 @@ from art_atmc.experiments.paper import curves
 from art_atmc.experiments.point import Accuracy, Curve, Examples, Point
 from art_atmc.experiments.report import summary, write
 from art_atmc.experiments.report.drawing import looks
-from art_atmc.experiments.report.pictures import shown
+from art_atmc.experiments.report.pictures import examined
 from art_atmc.experiments.report.results import lines, results
 from art_atmc.experiments.report.tradeoff import side_by_side
 from art_atmc.networks import digits_cnn
@@ -286,10 +286,10 @@ def test_headline_is_made_of_the_figures(swept, page):
 def test_network_to_look_into_is_the_most_robust_with_a_codebook(swept):
     found = results(swept)[0]
     coded = [result for result in found if result.point.bits < 32]
-    assert shown(found).point.robust.share == max(result.point.robust.share for result in coded)
+    assert examined(found).point.robust.share == max(result.point.robust.share for result in coded)
     sparse = [result for result in found if result.point.bits == 32 and result.point.density < 1]
-    assert shown(sparse).point.robust.share == max(result.point.robust.share for result in sparse)
-    assert shown([result for result in found if result.point.density == 1]) is None
+    assert examined(sparse).point.robust.share == max(result.point.robust.share for result in sparse)
+    assert examined([result for result in found if result.point.density == 1]) is None
 
 
 @pytest.mark.parametrize(("share", "file_bytes"), [(150, 900), (120, 10)])
@@ -298,12 +298,12 @@ def test_network_to_look_into_is_the_smaller_file_among_equals(swept, share, fil
     best = {"robust": Accuracy(share, TEST), "file_bytes": file_bytes, "density": 0.01}
     small = dataclasses.replace(large, point=dataclasses.replace(large.point, **best))
     other = dataclasses.replace(large.point, robust=Accuracy(min(share, 120), TEST), file_bytes=1000)
-    assert shown([dataclasses.replace(large, point=other), small]) is small
+    assert examined([dataclasses.replace(large, point=other), small]) is small
 
 
 def test_pictures_tell_what_they_show(swept, page):
     told = " ".join(image["alt"] for image in page.images)
-    best = shown(results(swept)[0])
+    best = examined(results(swept)[0])
     for weight in best.model().report().weights:
         nnz = sum(tensor.nnz for tensor in weight.tensors)
         assert f"{weight.name.removesuffix('.weight')} {nnz / np.prod(weight.shape):.2%} ({nnz:,})" in told

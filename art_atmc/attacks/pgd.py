@@ -184,7 +184,7 @@ class PGD(Adversary):
         return project
 
     def _random_point(self, x: Tensor, box: _Box | None, generator: torch.Generator | None) -> Tensor:
-        """A uniform sample of the ball round x, clipped.
+        """A uniform sample of the ball around x, clipped.
 
         For p = 1 and 2 by Barthe et al. 2005 (https://arxiv.org/abs/math/0503650, Theorem 1): with independent
         coordinates of density proportional to exp(-|t|^p) and E exponential, z / (||z||_p^p + E)^(1/p) is uniform.

@@ -14,7 +14,7 @@ from art_atmc.classifiers.modes import evaluating, training
 from art_atmc.support.precision import autocasting, without_autocast
 from art_atmc.support.randomness import isolated_randomness
 
-__all__ = ["Network", "draws_examples", "precision", "standardisation"]
+__all__ = ["Network", "draws_examples", "is_identity", "precision", "standardisation"]
 
 
 @final
@@ -44,7 +44,7 @@ class Network(nn.Module):
         # In a list, where torch does not take it for a submodule: parameters and modes are those of the model.
         self._forward: list[Callable[[Tensor], Tensor]] = [torch.compile(self.model) if compiled else self.model]
         self._operations = [
-            op for op in classifier.preprocessing_operations or [] if not _is_identity(op) and not draws_examples(op)
+            op for op in classifier.preprocessing_operations or [] if not is_identity(op) and not draws_examples(op)
         ]
         if changing := [type(op).__name__ for op in self._operations if _changes_labels(op)]:
             raise ValueError(
@@ -131,7 +131,8 @@ def standardisation(operation: Any) -> tuple[np.ndarray, np.ndarray] | None:
     return (operation.mean, operation.std) if operation.apply_fit and operation.apply_predict else None
 
 
-def _is_identity(operation: Any) -> bool:
+def is_identity(operation: Any) -> bool:
+    """Whether a preprocessing operation is the standardisation by 0 and 1, which ART has by default."""
     standard = standardisation(operation)
     return standard is not None and bool(np.all(standard[0] == 0) and np.all(standard[1] == 1))
 

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.art import adversary
 from art_atmc.attacks.ball import inside
-from art_atmc.attacks.base import Problem
 from art_atmc.evaluation.checks import self_checks
-from art_atmc.evaluation.fingerprints import data_hash, model_hash, parameters, plain, seed_of
-from art_atmc.evaluation.judge import Target, checked
+from art_atmc.evaluation.fingerprints import classifier_hash, data_hash, model_hash, parameters, plain, seed_of
+from art_atmc.evaluation.judge import Judge
+from art_atmc.evaluation.refusals import checked, left_out, suite_of
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding
 from art_atmc.evaluation.suites import Access, Attack, Suite
+from art_atmc.support.numbers import Whole
 from art_atmc.support.randomness import isolated_randomness
+from art_atmc.support.terminal import printable
 from art_atmc.support.versions import versions
 
 __all__ = ["evaluate"]
@@ -35,7 +37,9 @@ def evaluate(
     x: Any,
     y: Any,
     *,
-    suite: Suite,
+    suite: Suite | str,
+    eps: float | None = None,
+    norm: float | None = None,
     dense: PyTorchClassifier | None = None,
     twin: nn.Module | None = None,
     batch_size: int = 256,
@@ -48,16 +52,21 @@ def evaluate(
     .. math:: \frac1n \sum_i \min_{a \in \text{suite}} \; \min_{r \le \text{restarts}(a)}
               \bigl[f(x_i^{a,r}) = y_i\bigr], \qquad x_i^{a,r} \in B_p(x_i, \epsilon) \cap [l, h]
 
-    A point outside the ball or the clip values fells nothing, whatever made it. An attack is run on the examples that
-    are classified rightly, and again on those that it has not felled yet. Each run has random numbers of its own, drawn
-    from ``seed`` and the attack's name, so that an attack gives the same alone, in another suite, and after an
-    interruption. Judge is the classifier's own network, preprocessing included, in evaluation mode.
+    A point outside the ball or the clip values fools nobody, whatever made it. An attack is run on the examples that
+    are classified correctly, and again on those that it has not fooled yet. Each run has random numbers of its own,
+    drawn from ``seed`` and the attack's name, so that an attack gives the same alone, in another suite, and after an
+    interruption. Judge is the classifier's own network, preprocessing included, in evaluation mode. Attacks that it
+    can't have are left out, with the reason in ``skipped``: transfer without ``dense``, and attacks of ART that fail in
+    a first step on one example, as those for images do on vectors.
 
-    :param classifier: any ART ``PyTorchClassifier``; it comes back as it was.
+    :param classifier: any ART ``PyTorchClassifier``, of several outputs, or of one with ``BCEWithLogitsLoss``; it comes
+        back as it was.
     :param x: (n, \*input_shape), within the classifier's clip values.
     :param y: class indices (n,) or one-hot (n, classes).
-    :param suite: such as :func:`quick` or :func:`standard` of the radius.
-    :param dense: the classifier that transferred examples are made for; such attacks are skipped without it.
+    :param suite: ``"quick"``, ``"standard"`` or ``"thorough"``, or one of your own.
+    :param eps: radius, in the units of x; with the name of a suite.
+    :param norm: 1, 2 or infinity, the default; with the name of a suite.
+    :param dense: the classifier that transferred examples are made for; such attacks are left out without it.
     :param twin: differentiable module that computes what the network does, for networks whose gradients are hidden; the
         self-checks attack through it. To run the whole suite through it, give a classifier of
         :class:`StraightThrough`.
@@ -66,9 +75,9 @@ def evaluate(
     :param checkpoint: file of the result so far, written after every attack. An evaluation that was interrupted goes on
         from there when it is called again with the same arguments.
     :param verbose: show a progress bar, on stderr.
-    :raises TypeError: for a classifier, a suite or labels that are none.
-    :raises ValueError: for data that does not fit the classifier, an attack made for another classifier, and a
-        checkpoint of another evaluation, before any attack is run.
+    :raises TypeError: for a classifier, a suite or labels that are none, and a model that returns no tensor.
+    :raises ValueError: for data that does not fit the classifier, an attack made for another classifier, a suite of
+        which no attack can be run, and a checkpoint of another evaluation, before any attack is run.
     :raises ImportError: before any attack is run, for AutoAttack without the extra ``evaluation``.
     :raises FloatingPointError: when the network's outputs or gradients are not finite.
 
@@ -82,29 +91,29 @@ def evaluate(
     >>> result.clean.tolist(), result.worst_case.tolist()
     ([True, True, False], [False, True, False])
     """
-    target, source = checked(classifier, x, y, suite, dense, batch_size)
-    made_for = {attack.name: source if attack.access is Access.TRANSFER else target for attack in suite.attacks}
+    suite = suite_of(suite, eps, norm)
+    batch_size = Whole(1, None, "256 is usual").plain("batch_size", batch_size)
+    seed = Whole(-(2**63), 2**64, "any number will do").plain("seed", seed)
+    judge, source = checked(classifier, x, y, suite, dense)
+    reasons = left_out(suite, judge, source)
+    with isolated_randomness(seed_of(seed, "clean")):
+        clean = judge.correct(batch_size)
     state = Evaluation(
         suite=suite.name,
         eps=suite.eps,
-        norm="inf" if suite.norm == float("inf") else f"{suite.norm:g}",
+        norm=f"{suite.norm:g}",
         seed=seed,
         batch_size=batch_size,
-        data=data_hash(target.x, target.y),
-        model=model_hash(classifier.model),
+        data=data_hash(judge.x, judge.y),
+        model=classifier_hash(classifier),
         others={
-            name: model_hash(model)
-            for name, model in (("dense", None if dense is None else dense.model), ("twin", twin))
-            if model is not None
+            **({} if dense is None else {"dense": classifier_hash(dense)}),
+            **({} if twin is None else {"twin": model_hash(twin)}),
         },
-        clean=target.right(batch_size),
+        clean=clean,
         attacks=(),
-        missing=tuple(name for name, problem in made_for.items() if problem),
-        skipped=tuple(
-            f"{name}: its examples are made for another classifier; give it as `dense`"
-            for name, problem in made_for.items()
-            if not problem
-        ),
+        missing=tuple(attack.name for attack in suite.attacks if attack.name not in reasons),
+        skipped=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
         findings=(),
         versions=versions(),
         clip_values=plain(classifier.clip_values),
@@ -113,17 +122,16 @@ def evaluate(
         state = _resumed(state, suite, Path(checkpoint))
     with _progress(verbose) as progress:
         for attack in suite.attacks:
-            problem = made_for[attack.name]
-            if problem is None or attack.name not in state.missing:
+            if attack.name not in state.missing:
                 continue
-            row = _attacked(target, problem, attack, suite, state, progress)
+            row = _attacked(judge, source, attack, suite, state, progress)
             left = tuple(name for name in state.missing if name != attack.name)
             state = dataclasses.replace(state, attacks=(*state.attacks, row), missing=left)
             if checkpoint is not None:
                 state.save(checkpoint)
         if not state.findings:
             checks = progress.add_task("self-checks", total=None)
-            state = dataclasses.replace(state, findings=_findings(target, twin, state, suite))
+            state = dataclasses.replace(state, findings=_findings(judge, twin, state, suite))
             progress.update(checks, total=len(state.findings), completed=len(state.findings))
             if checkpoint is not None:
                 state.save(checkpoint)
@@ -131,30 +139,25 @@ def evaluate(
 
 
 def _attacked(
-    target: Target, source: Target, attack: Attack, suite: Suite, state: Evaluation, progress: Progress
+    judge: Judge, source: Judge | None, attack: Attack, suite: Suite, state: Evaluation, progress: Progress
 ) -> AttackResult:
-    """Run an attack on ``source`` until nothing stands on ``target``, or its restarts are spent."""
+    """Run an attack until the judge is fooled on every example, or its restarts are spent."""
     started, rejected = time.perf_counter(), 0
-    method = adversary(attack.method, source.classifier)
+    attacked = source if attack.access is Access.TRANSFER and source is not None else judge
+    method = adversary(attack.method, attacked.classifier)
     eps = suite.eps if attack.bounded else float("inf")
     standing = torch.from_numpy(state.clean.copy())
     attempts = int(standing.sum())
-    bar = progress.add_task(attack.name, total=attack.restarts * attempts)
+    bar = progress.add_task(printable(attack.name), total=attack.restarts * attempts)
     for restart in range(attack.restarts):
         seed = seed_of(state.seed, f"{attack.name} {restart}")
-        problem = Problem(
-            source.network,
-            source.classifier.loss,
-            target.classifier.clip_values,
-            torch.Generator(source.device).manual_seed(seed),
-            source.classifier,
-        )
+        problem = attacked.problem(seed, judge)
         with isolated_randomness(seed):  # for networks and attacks that draw from the global generators
             for rows in _chunks(standing, state.batch_size):
-                x = source.x[rows]
-                points = method(problem, x.to(source.device), source.labels[rows].to(source.device)).cpu()
-                valid = inside(points, x, eps, suite.norm, target.limits)
-                standing[rows[valid & target.felled(points, rows)]] = False
+                x, y = attacked.x[rows], attacked.labels[rows]
+                points = method(problem, x.to(attacked.device), y.to(attacked.device)).cpu()
+                valid = inside(points, x, eps, suite.norm, judge.limits)
+                standing[rows[valid & judge.fooled(points, rows)]] = False
                 rejected += int((~valid).sum())
                 progress.advance(bar, len(rows))
         progress.update(bar, completed=(restart + 1) * attempts)
@@ -175,20 +178,20 @@ def _chunks(standing: Tensor, size: int) -> Iterator[Tensor]:
     return iter(rows.split(size) if len(rows) else ())
 
 
-def _findings(target: Target, twin: nn.Module | None, state: Evaluation, suite: Suite) -> tuple[Finding, ...]:
+def _findings(judge: Judge, twin: nn.Module | None, state: Evaluation, suite: Suite) -> tuple[Finding, ...]:
     seed = seed_of(state.seed, "self-checks")
     with isolated_randomness(seed):
         return self_checks(
-            target.network,
-            target.x.to(target.device),
-            target.y.to(target.device),
+            judge.network,
+            judge.x.to(judge.device),
+            judge.y.to(judge.device),
             eps=suite.eps,
             norm=suite.norm,
-            clip_values=target.classifier.clip_values,
+            clip_values=judge.classifier.clip_values,
             clean=state.clean,
             attacks=state.attacks,
             twin=twin,
-            generator=torch.Generator(target.device).manual_seed(seed),
+            generator=torch.Generator(judge.device).manual_seed(seed),
         )
 
 
@@ -204,7 +207,7 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
     names = ("suite", "eps", "norm", "seed", "batch_size", "data", "model", "others", "clip_values", "versions")
     differing = [name for name in names if getattr(saved, name) != getattr(fresh, name)]
     if "data" not in differing and "model" not in differing and not np.array_equal(saved.clean, fresh.clean):
-        differing.append("clean")  # the same weights in another architecture, or with other preprocessing
+        differing.append("clean")  # the same weights in another architecture
     if ({a.name for a in saved.attacks} | {*saved.missing}) != {*fresh.missing} or saved.skipped != fresh.skipped:
         differing.append("names of the attacks")
     else:
@@ -223,5 +226,5 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
 
 
 def _progress(verbose: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not verbose)

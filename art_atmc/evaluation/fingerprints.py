@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from art.estimators.classification import PyTorchClassifier
 from pydantic import JsonValue
 from torch import Tensor, nn
 
 from art_atmc.attacks.art import ARTAttack
 from art_atmc.attacks.built import Built
+from art_atmc.classifiers.network import is_identity
 
-__all__ = ["data_hash", "model_hash", "parameters", "plain", "seed_of"]
+__all__ = ["classifier_hash", "data_hash", "model_hash", "parameters", "plain", "seed_of"]
 
 
 def data_hash(x: Tensor, y: Tensor) -> str:
@@ -24,6 +26,49 @@ def data_hash(x: Tensor, y: Tensor) -> str:
     digest.update(np.ascontiguousarray(x.cpu().numpy(), np.float32).tobytes())
     digest.update(np.ascontiguousarray(y.cpu().numpy(), np.int64).tobytes())
     return digest.hexdigest()
+
+
+def classifier_hash(classifier: PyTorchClassifier) -> str:
+    """SHA-256 of all that a classifier's answers and gradients depend on: weights, preprocessing and defences, loss.
+
+    Without preprocessing and with the cross-entropy it is :func:`model_hash` of the model.
+
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> plain, shifted = (PyTorchClassifier(nn.Linear(2, 2), nn.CrossEntropyLoss(), (2,), 2, preprocessing=(mean, 1.0))
+    ...                   for mean in (0.0, 0.5))
+    >>> shifted.model.load_state_dict(plain.model.state_dict())
+    <All keys matched successfully>
+    >>> classifier_hash(plain) == model_hash(plain.model), classifier_hash(shifted) == model_hash(plain.model)
+    (True, False)
+    """
+    parts = [described(operation) for operation in classifier.preprocessing_operations if not is_identity(operation)]
+    if repr(classifier.loss) != "CrossEntropyLoss()":
+        parts.append(described(classifier.loss))
+    weights = model_hash(classifier.model)
+    return hashlib.sha256("\n".join([weights, *parts]).encode()).hexdigest() if parts else weights
+
+
+def described(part: object, within: tuple[object, ...] = ()) -> str:
+    """A preprocessor, a defence or a loss as text: its class, and the values of its attributes; arrays by their hash.
+
+    :param within: what it is a part of, so that circles end.
+    """
+    if isinstance(part, nn.Module):
+        settings = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        return f"{part!r} {described(settings, (*within, part))} {model_hash(part)}"
+    if isinstance(part, np.ndarray | Tensor):
+        array = np.ascontiguousarray(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+        return f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    if isinstance(part, Mapping):
+        return "{" + ", ".join(f"{key}: {described(value, within)}" for key, value in part.items()) + "}"
+    if isinstance(part, list | tuple):
+        return "[" + ", ".join(described(value, within) for value in part) + "]"
+    if part is None or isinstance(part, bool | int | float | str | np.generic | torch.device | torch.dtype):
+        return repr(part)
+    name = getattr(part, "__qualname__", None)  # of functions and classes; no addresses, which differ from run to run
+    if name is not None or not hasattr(part, "__dict__") or any(part is whole for whole in within):
+        return str(name or type(part).__qualname__)
+    return f"{type(part).__qualname__} {described(vars(part), (*within, part))}"
 
 
 def model_hash(model: nn.Module) -> str:

@@ -28,7 +28,7 @@ SCHEMA: Final = 1
 
 
 def _packed(outcomes: NDArray[np.bool_]) -> str:
-    return "".join("1" if right else "0" for right in outcomes)
+    return "".join("1" if correct else "0" for correct in outcomes)
 
 
 def _unpacked(outcomes: Any) -> NDArray[np.bool_]:
@@ -40,7 +40,7 @@ def _unpacked(outcomes: Any) -> NDArray[np.bool_]:
 
 
 Outcomes: TypeAlias = Annotated[NDArray[np.bool_], BeforeValidator(_unpacked), PlainSerializer(_packed)]
-"""One bool an example, true where it is classified rightly; in JSON a text of 0 and 1."""
+"""One bool an example, true where it is classified correctly; in JSON a text of 0 and 1."""
 
 
 class Severity(enum.Enum):
@@ -73,7 +73,7 @@ class AttackResult:
     :param access: what it used of the classifier.
     :param bounded: whether it counts in the worst case.
     :param parameters: of the attack, ``type`` among them.
-    :param correct: (n,) examples that are classified rightly, clean and after the attack.
+    :param correct: (n,) examples that are classified correctly, clean and after the attack.
     :param rejected: number of attempts that left the ball or the clip values; such an example does not count.
     :param seconds: that it took.
     """
@@ -103,9 +103,9 @@ class Evaluation:
     :param seed: of everything random.
     :param batch_size: examples at a time, on which random numbers depend.
     :param data: SHA-256 of inputs (float32) and labels (int64).
-    :param model: SHA-256 of the weights and buffers.
+    :param model: SHA-256 of the weights and buffers, and of preprocessing, defences and loss where there are any.
     :param others: the same of the classifiers that examples are transferred from or gradients are taken from.
-    :param clean: (n,) examples that are classified rightly without an attack.
+    :param clean: (n,) examples that are classified correctly without an attack.
     :param attacks: in the order of the suite.
     :param missing: names of the attacks that did not run yet: an interrupted evaluation.
     :param skipped: attacks that could not run, and why.
@@ -193,30 +193,29 @@ class Evaluation:
         return read_json(path, cls, f"an evaluation of schema {SCHEMA}", "delete it and evaluate again")
 
     def table(self) -> Table:
-        """One row an attack: accuracy, examples that it alone fells, attempts outside the set; fits 80 columns."""
+        """One row an attack: accuracy, examples that it alone fools, attempts outside the set; fits 80 columns."""
         unbounded = any(not a.bounded for a in self.attacks)
         table = Table(
             title=plain_text(f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}"),
-            caption="alone: falls to no other attack; outside: attempts that left the ball, not counted"
-            + "\n* keeps to no ball, and does not count in the worst case" * unbounded,
+            caption="alone: misclassified under no other attack; outside: attempts outside the ball,\nnot counted"
+            + "; * keeps to no ball, and does not count in the worst case" * unbounded,
             caption_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
         for column in ("attack", "accuracy", "95 % interval", "alone", "outside", "seconds"):
-            table.add_column(column, justify="left" if column == "attack" else "right", no_wrap=True)
-        table.add_row("clean", *_shown(self.clean), "", "", "")
+            named = column == "attack"  # a long name goes on in the next line
+            table.add_column(column, justify="left" if named else "right", no_wrap=not named, overflow="fold")
+        table.add_row("clean", *_share(self.clean), "", "", "")
         for attack in self.attacks:
-            name = attack.name if attack.bounded else f"{attack.name} *"
-            alone = str(self._felled_alone(attack)) if attack.bounded else ""
-            table.add_row(
-                plain_text(name), *_shown(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}"
-            )
-        table.add_row("worst case", *_shown(self.worst_case), "", "", "", style="bold")
+            name = plain_text(attack.name if attack.bounded else f"{attack.name} *")
+            alone = str(self._fooled_alone(attack)) if attack.bounded else ""
+            table.add_row(name, *_share(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}")
+        table.add_row("worst case", *_share(self.worst_case), "", "", "", style="bold")
         return table
 
-    def _felled_alone(self, attack: AttackResult) -> int:
-        """Number of the examples that this attack fells and no other one."""
+    def _fooled_alone(self, attack: AttackResult) -> int:
+        """Number of the examples that are misclassified under this attack and under no other one."""
         others = (a.correct for a in self.attacks if a.bounded and a is not attack)
         return int((reduce(np.logical_and, others, self.clean) & ~attack.correct).sum())
 
@@ -225,17 +224,17 @@ class Evaluation:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.table()
-        for label, names in (("not run yet", self.missing), ("skipped", self.skipped)):
-            if names:
-                yield plain_text(f"{label}: {'; '.join(names)}")
+        if self.missing:
+            yield plain_text(f"not run yet: {', '.join(self.missing)}")
+        for name in self.skipped:
+            yield plain_text(f"skipped: {name}")
         colours = {Severity.PASSED: "green", Severity.WARNING: "yellow", Severity.FAILED: "red"}
         for finding in self.findings:
             yield Text.assemble(
-                (finding.severity.value, colours[finding.severity]),
-                plain_text(f" {finding.check}: {finding.sentence}"),
+                (finding.severity.value, colours[finding.severity]), plain_text(f" {finding.check}: {finding.sentence}")
             )
 
 
-def _shown(correct: NDArray[np.bool_]) -> tuple[str, str]:
+def _share(correct: NDArray[np.bool_]) -> tuple[str, str]:
     low, high = wilson(int(correct.sum()), len(correct))
     return f"{correct.mean():.1%}", f"{low:.1%} to {high:.1%}"

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, final
 
@@ -63,7 +63,7 @@ class Attack:
 
     @classmethod
     def of(cls, method: Attack | Adversary | EvasionAttack) -> Attack:
-        """A line for any attack; the restarts of our PGD become the line's, which spares fallen examples.
+        """A line for any attack; the restarts of our PGD become the line's, which spares misclassified examples.
 
         >>> Attack.of(PGD(0.1, 0.025, 20, restarts=5)).name
         'PGD-20 x5'
@@ -84,7 +84,7 @@ class Attack:
 
 
 @final
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Suite:
     r"""Attacks within one ball :math:`B_p(x, \epsilon)`.
 
@@ -92,7 +92,8 @@ class Suite:
     :param eps: radius, in the units of x; positive.
     :param norm: p: 1, 2 or infinity. Examples outside the ball or the clip values do not count, whatever made them.
     :param attacks: each an :class:`Attack`, an adversary or a built ART attack.
-    :raises ValueError: at construction, naming all that is out of range or named twice.
+    :raises ValueError: at construction, naming all that is out of range or named twice, and where every attack stays
+        below the radius of the suite.
 
     >>> suite = Suite("mine", eps=0.1, norm=math.inf, attacks=(PGD(0.1, 0.025, 20), Square(0.1)))
     >>> [attack.name for attack in suite.attacks]
@@ -104,8 +105,12 @@ class Suite:
     norm: float
     attacks: tuple[Attack, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "attacks", tuple(Attack.of(attack) for attack in self.attacks))
+    def __init__(
+        self, name: str, eps: float, norm: float | str, attacks: Iterable[Attack | Adversary | EvasionAttack]
+    ) -> None:
+        given = {"name": name, "eps": eps, "norm": norm, "attacks": tuple(Attack.of(attack) for attack in attacks)}
+        for field, value in given.items():
+            object.__setattr__(self, field, value)
         faults = [] if self.attacks else ["`attacks` is empty; give at least one"]
         if twice := sorted(name for name, n in Counter(a.name for a in self.attacks).items() if n > 1):
             faults.append(f"attacks share the names {twice}; name them by Attack(name, method)")
@@ -115,9 +120,19 @@ class Suite:
             eps=Real("(0, inf)", "give the radius in the units of x"),
             norm=Real((1, 2, math.inf), "other norms have no suite"),
         )
-        if wide := [a.name for a in self.attacks if a.bounded and _radius(a.method, self.norm) > self.eps * (1 + 1e-6)]:
+        self._check_radii()
+
+    def _check_radii(self) -> None:
+        radii = {attack.name: _radius(attack.method, self.norm) for attack in self.attacks if attack.bounded}
+        if wide := [name for name, radius in radii.items() if radius is not None and radius > self.eps * (1 + 1e-6)]:
             raise ValueError(
                 f"the radius of {wide} is above `eps`={self.eps!r}, so that their examples would not count"
+            )
+        known = [radius for radius in radii.values() if radius is not None]
+        if known and len(known) == len(radii) and max(known) < self.eps * (1 - 1e-6):
+            raise ValueError(
+                f"no attack reaches the radius `eps`={self.eps!r} of the suite, the widest one {max(known)!r}, so that "
+                "its figure would be that of a smaller ball; give the attacks and the suite one radius"
             )
 
     def plus(self, *attacks: Attack | Adversary | EvasionAttack) -> Suite:
@@ -226,15 +241,15 @@ def _pgd(eps: float, norm: float, steps: int, restarts: int) -> Attack:
     )
 
 
-def _radius(method: Any, norm: float) -> float:
-    """The radius that an attack of the same norm names; 0 where it names none."""
+def _radius(method: Any, norm: float) -> float | None:
+    """The radius that an attack of the same norm names; None where it names none."""
     method = method.attack if isinstance(method, ARTAttack) else method
     options = (
         method.options if isinstance(method, Built) else {key: getattr(method, key, None) for key in ("eps", "norm")}
     )
     eps, own = options.get("eps"), options.get("norm")
     if not isinstance(eps, int | float) or own not in (1, 2, math.inf, "inf") or float(own) != norm:
-        return 0.0
+        return None
     return float(eps)
 
 

@@ -16,7 +16,7 @@ from art_atmc.experiments.paper import curves
 from art_atmc.experiments.report import summary
 from art_atmc.experiments.report.curves import security, training
 from art_atmc.experiments.report.drawing import Picture
-from art_atmc.experiments.report.pictures import CODEBOOKS, adversarial, codebooks, densities, shown
+from art_atmc.experiments.report.pictures import CODEBOOKS, adversarial, codebooks, densities, examined
 from art_atmc.experiments.report.results import LeftOut, Result, lines, results
 from art_atmc.experiments.report.tradeoff import tradeoff
 from art_atmc.support.atomic import write_file
@@ -72,8 +72,8 @@ def _html(found: Sequence[Result], left_out: Sequence[LeftOut], pictures: Mappin
         rows=summary.rows(drawn),
         seeds=summary.seeds(drawn),
         of_paper=bool(curves(found[0].point.data, found[0].point.eps, found[0].point.norm)),
-        inside=shown(found),
-        examined=_examined(found),
+        inside=examined(found),
+        attacked=_attacked(found),
         most_codebooks=CODEBOOKS,
         versions=_versions(found),
         version=__version__,
@@ -83,21 +83,21 @@ def _html(found: Sequence[Result], left_out: Sequence[LeftOut], pictures: Mappin
 def _pictures(found: Sequence[Result]) -> dict[str, list[Picture]]:
     """By section."""
     drawn, made = lines(found), {}
-    if inside := shown(found):
+    if inside := examined(found):
         model = inside.model()
         report = model.report()
         network = f"{inside.point.label}, seed {inside.point.seed}: {inside.point.network} on {inside.point.data}"
         made["density"] = [densities(report, network)]
         made["codebooks"] = codebooks(report, model.decoded(), network) if inside.point.bits < 32 else []
-    if (examined := _examined(found)) and examined.examples:
-        made["adversarial"] = adversarial(examined.examples, examined.point)
+    if (attacked := _attacked(found)) and attacked.examples:
+        made["adversarial"] = adversarial(attacked.examples, attacked.point)
     return {"tradeoff": tradeoff(drawn), "security": security(drawn), "training": training(drawn), **made}
 
 
-def _examined(found: Sequence[Result]) -> Result | None:
+def _attacked(found: Sequence[Result]) -> Result | None:
     """The network that is looked into, or another one that kept examples, the most robust of them."""
     kept = [result for result in found if result.examples is not None]
-    return shown(kept) or max(kept, key=lambda result: result.point.robust.share, default=None)
+    return examined(kept) or max(kept, key=lambda result: result.point.robust.share, default=None)
 
 
 def _versions(found: Sequence[Result]) -> dict[str, str]:

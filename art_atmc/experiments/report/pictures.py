@@ -25,13 +25,13 @@ from art_atmc.experiments.report.drawing import (
 from art_atmc.experiments.report.results import Result, conditions
 from art_atmc.files.size_report import Report, WeightReport
 
-__all__ = ["adversarial", "codebooks", "densities", "shown"]
+__all__ = ["adversarial", "codebooks", "densities", "examined"]
 
 CODEBOOKS: Final = 12
 FACTORS: Final = {"U": "#56B4E9", "V": "#E69F00", "C": "#0072B2", "W": "#0072B2"}
 
 
-def shown(found: Sequence[Result]) -> Result | None:
+def examined(found: Sequence[Result]) -> Result | None:
     """The network to look into: of those with a codebook the most robust one, the smaller file among equals.
 
     Where there is no codebook, of the sparse ones; None where all are dense.

@@ -9,7 +9,7 @@ from typing import final
 
 from art_atmc.evaluation.result import Evaluation, Severity
 from art_atmc.experiments.point import Accuracy, Point
-from art_atmc.experiments.report.pictures import shown
+from art_atmc.experiments.report.pictures import examined
 from art_atmc.experiments.report.results import Line, Result, Size, listed
 
 __all__ = ["Doubt", "Row", "doubts", "headline", "rows"]
@@ -118,7 +118,7 @@ def headline(found: Sequence[Result]) -> str:
         f"{_counted(len(numbers), 'seed')} ({', '.join(map(str, numbers))}) and tested on {first.robust.n:,} examples, "
         f"attacked by {listed(first.attacks)} within eps {first.eps:.3g} (norm {first.norm})."
     )
-    best = shown(found)
+    best = examined(found)
     if best is None:
         return opening
     point, kind = best.point, "with a codebook" if best.point.bits < 32 else "that is sparse"
