@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from art_atmc.data import Dataset
-from art_atmc.evaluation.judge import checked
+from art_atmc.evaluation.refusals import checked, left_out
 from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.suite import suite
 from art_atmc.experiments.train_and_test import compressed, fit, new_trainer, restored
@@ -49,7 +49,8 @@ def rehearse(settings: Settings, dataset: Dataset, folder: Path) -> None:
     finally:
         file.unlink(missing_ok=True)
     with _step(settings, "tested"):
-        checked(classifier, dataset.x_test[:2], dataset.y_test[:2], suite(settings), None, 2)
+        attacks = suite(settings)
+        left_out(attacks, *checked(classifier, dataset.x_test[:2], dataset.y_test[:2], attacks, None))
 
 
 @contextmanager
