@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 from art import config
-from art.attacks.evasion import AutoAttack, FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import (
+    AutoAttack,
+    BoundaryAttack,
+    DeepFool,
+    FastGradientMethod,
+    HopSkipJump,
+    ProjectedGradientDescent,
+    SimBA,
+    SpatialTransformation,
+    SquareAttack,
+    UniversalPerturbation,
+    ZooAttack,
+)
+from art.data_generators import PyTorchDataGenerator
 from art.defences.preprocessor import FeatureSqueezing, GaussianAugmentation
 from art.defences.trainer import AdversarialTrainer
 from art.estimators.certification.interval import PyTorchIBPClassifier
@@ -19,6 +32,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.preprocessing import PreprocessorPyTorch
 from art.preprocessing.standardisation_mean_std import StandardisationMeanStd, StandardisationMeanStdPyTorch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from art_atmc import (
     PGD,
@@ -34,6 +48,7 @@ from art_atmc import (
 from art_atmc.attacks.art import adversary
 from art_atmc.classifiers.network import Network
 from art_atmc.compression.factors import LowRankPlusSparse, decomposed
+from art_atmc.evaluation import Suite, evaluate
 
 ATTACK = PGD(0.1, 0.05, 1)
 
@@ -383,3 +398,70 @@ def test_lists_of_attacks_are_refused_with_the_trainer_that_takes_them(make_clas
     trainer = ATMCTrainer(classifier, constraints=[Sparsity(0.3)], trainer=AdversarialTrainer(classifier, attacks))
     trainer.fit(digits[0][:64], digits[1][:64], nb_epochs=2, batch_size=32)
     assert trainer.compress().manifest.constraints == ["Sparsity(density=0.3)"]
+
+
+DRIVERS = {
+    "zoo": lambda c: ZooAttack(
+        c, max_iter=2, nb_parallel=4, binary_search_steps=1, use_resize=False, use_importance=False, verbose=False
+    ),
+    "simba": lambda c: SimBA(c, max_iter=2, verbose=False),
+    "hop-skip-jump": lambda c: HopSkipJump(c, max_iter=1, max_eval=10, init_eval=2, verbose=False),
+    "boundary": lambda c: BoundaryAttack(c, targeted=False, max_iter=2, verbose=False),
+    "square": lambda c: SquareAttack(c, max_iter=2, verbose=False),
+    "deepfool": lambda c: DeepFool(c, max_iter=2, verbose=False),
+    "universal": lambda c: UniversalPerturbation(c, attacker="fgsm", max_iter=1, verbose=False),
+    "spatial": lambda c: SpatialTransformation(c, max_translation=10.0, num_translations=2, verbose=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", DRIVERS.values(), ids=DRIVERS)
+def test_black_box_and_other_attacks_of_art_drive_training(make_classifier, digits, make):
+    """By the labels, batches and precision that each of them takes; the attack comes back as it was."""
+    classifier = make_classifier(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1)))
+    attack = make(classifier)
+    before = {name: value for name, value in vars(attack).items() if isinstance(value, int | float)}
+    trainer = ATMCTrainer(classifier, attack, [Sparsity(0.5)], verbose=False)
+    trainer.fit(digits[0][:20], digits[1][:20], nb_epochs=1, batch_size=10)
+    assert trainer.compress().manifest.constraints == ["Sparsity(density=0.5)"]
+    assert {name: getattr(attack, name) for name in before} == before
+    assert not classifier._model._forward_pre_hooks
+
+
+def test_an_art_generator_over_a_stream_trains(make_classifier, digits):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from zip(digits[0][:20], digits[1][:20], strict=True)
+
+    generator = PyTorchDataGenerator(DataLoader(Stream(), batch_size=5), size=20, batch_size=5)
+    trainer = ATMCTrainer(make_classifier(), ATTACK, [Sparsity(0.5)], verbose=False)
+    trainer.fit_generator(generator, nb_epochs=2)
+    assert trainer.solvers[0].steps == 8
+
+
+@pytest.mark.parametrize("labels", [lambda y: y, lambda y: y[:, None], lambda y: y.astype(np.float32)])
+@pytest.mark.parametrize("factored", [True, False])
+def test_a_classifier_of_one_logit_goes_from_training_to_the_test(labels, factored):
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 6), dtype=np.float32)
+    y = (x[:, 0] > x[:, 1]).astype(np.int64)
+    torch.manual_seed(0)
+
+    def network():
+        return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    classifier = PyTorchClassifier(
+        model, nn.BCEWithLogitsLoss(), (6,), 2, optimizer=optimizer, clip_values=(0, 1), device_type="cpu"
+    )
+    trainer = ATMCTrainer(classifier, PGD(0.02, 0.01, 3, restarts=2), [Sparsity(0.5)], factored=factored, verbose=False)
+    trainer.fit(x, labels(y), validation_data=(x, labels(y)), nb_epochs=15, batch_size=50)
+    suite = Suite("one", 0.02, np.inf, (PGD(0.02, 0.01, 3),))
+    robust = trainer.get_classifier()
+    tested = evaluate(robust, x, y, suite=suite, verbose=False)
+    assert tested.clean_accuracy > 0.85
+    assert tested["PGD-3"].correct.mean() <= tested.clean_accuracy
+    assert tested["PGD-3"].correct.mean() == pytest.approx(trainer.history[-1]["robust_accuracy"], abs=0.05)
+    restored = trainer.compress().restore(network())
+    assert close(restored(torch.from_numpy(x)).detach().numpy(), robust.predict(x))

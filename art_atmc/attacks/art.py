@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from art_atmc.attacks.base import Adversary, Problem
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.modes import fixed
+from art_atmc.classifiers.network import in_own_precision
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class ARTAttack(Adversary):
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         parts = _parts(self.attack)
         with _lent(problem, parts, len(x)):
-            adv = self.attack.generate(*_arrays(x, y))
+            adv = self.attack.generate(*_arrays(self.attack, x, y))
         return torch.empty_like(x, requires_grad=False).copy_(torch.as_tensor(adv))
 
     def rehearse(self, problem: Problem, x: Tensor, y: Tensor) -> None:
@@ -93,12 +95,15 @@ class ARTAttack(Adversary):
                     if isinstance(vars(part).get(name), int):
                         vars(part)[name] = 1
             for part in parts:  # alone, for where the first one fools an example the others are not tried on it
-                part.generate(*_arrays(x, y))
+                part.generate(*_arrays(part, x, y))
 
 
-def _arrays(x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """In memory of their own: some attacks write into their inputs."""
-    return x.detach().float().cpu().numpy().copy(), y.detach().cpu().numpy().copy()
+def _arrays(attack: Any, x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """In memory of their own, as some attacks write into their inputs; labels as rows, as some take no indices."""
+    labels = y.detach().cpu().numpy().copy()
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        labels = np.eye(attack.estimator.nb_classes, dtype=np.float32)[labels]
+    return x.detach().float().cpu().numpy().copy(), labels
 
 
 def _parts(attack: EvasionAttack) -> list[Any]:
@@ -125,12 +130,13 @@ def _lent(problem: Problem, attacks: list[Any], batch_size: int) -> Iterator[Non
         for attack in attacks:
             if isinstance(vars(attack).get("verbose"), bool):
                 attack.verbose = False
-            if isinstance(vars(attack).get("batch_size"), int):
+            if isinstance(vars(attack).get("batch_size"), int) and not _laid_out(attack):
                 attack.batch_size = max(attack.batch_size, batch_size)
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(fixed(*networks))
             stack.enter_context(_gradients_kept(*networks))
+            stack.enter_context(_own_precision(attacks))
             if problem.generator is not None:
                 stack.enter_context(isolated_randomness(draw_seed(problem.generator)))
             yield
@@ -138,6 +144,24 @@ def _lent(problem: Problem, attacks: list[Any], batch_size: int) -> Iterator[Non
         for attack, attributes in zip(attacks, saved, strict=True):
             vars(attack).clear()
             vars(attack).update(attributes)
+
+
+def _laid_out(attack: EvasionAttack) -> bool:
+    """Whether an attack made arrays for batches of its own size, as ``ZooAttack`` does."""
+    arrays = (value for value in vars(attack).values() if isinstance(value, np.ndarray) and value.ndim)
+    return any(len(array) == attack.batch_size for array in arrays)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _own_precision(attacks: list[Any]) -> Iterator[None]:
+    """Models that get their inputs in their own precision: with numpy 2 HopSkipJump and Boundary make doubles."""
+    models = {id(model): model for a in attacks if isinstance(model := getattr(a.estimator, "_model", None), nn.Module)}
+    hooks = [model.register_forward_pre_hook(in_own_precision) for model in models.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

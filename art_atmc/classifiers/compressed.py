@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from art_atmc.classifiers.modes import FormedWeights, frozen
-from art_atmc.classifiers.network import precision
+from art_atmc.classifiers.network import in_own_precision, precision, takes_indices
 
 __all__ = ["CompressedClassifier"]
 
@@ -110,13 +110,13 @@ class CompressedClassifier(PyTorchClassifier):  # type: ignore[misc]
         """Arrays in the precision of the model, as far as numpy has it."""
         if not isinstance(x, np.ndarray) or not np.issubdtype(x.dtype, np.number):
             return x
-        if np.issubdtype(x.dtype, np.integer) and _takes_indices(self.model):
+        if np.issubdtype(x.dtype, np.integer) and takes_indices(self.model):
             return x
         return x.astype(np.float64 if precision(self.model) == torch.float64 else np.float32, copy=False)
 
     def _make_model_wrapper(self, model: nn.Module) -> nn.Module:
         wrapper: nn.Module = super()._make_model_wrapper(model)
-        wrapper.register_forward_pre_hook(_converted)
+        wrapper.register_forward_pre_hook(in_own_precision)
         return wrapper
 
 
@@ -149,15 +149,3 @@ def _options(classifier: PyTorchClassifier) -> dict[str, Any]:
         "preprocessing": classifier.preprocessing,
         "device_type": "cpu" if classifier.device.type == "cpu" else "gpu",
     }
-
-
-def _takes_indices(model: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Embedding) for layer in model.modules())
-
-
-def _converted(wrapper: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Inputs in the precision of the model, on every way that ART takes to it."""
-    x, *others = inputs
-    if not isinstance(x, Tensor) or x.is_complex() or (not x.is_floating_point() and _takes_indices(wrapper)):
-        return inputs
-    return (x.to(precision(wrapper)), *others)

@@ -145,8 +145,14 @@ class FormedWeights:
 def _sources(network: nn.Module) -> list[tuple[Tensor, int, int]] | None:
     """What the parametrized weights are formed from, how often each tensor was changed, and where it lies; None where
     torch does not count changes."""
-    forms = [m for m in network.modules() if isinstance(m, parametrize.ParametrizationList)]
-    tensors = [t for form in forms for every in (form.parameters(), form.buffers()) for t in every]
-    if any(t.is_inference() for t in tensors):
-        return None
-    return [(t, t._version, t.data_ptr()) for t in tensors]
+    tensors: list[Tensor | None] = []
+    waiting = [(network, False)]
+    while waiting:  # by hand, as this stands before every query: `modules()` takes several times as long
+        module, forms = waiting.pop()
+        if forms:
+            tensors += [*module._parameters.values(), *module._buffers.values()]
+        waiting += [
+            (child, forms or name == "parametrizations") for name, child in module._modules.items() if child is not None
+        ]
+    held = [t for t in tensors if t is not None]
+    return None if any(t.is_inference() for t in held) else [(t, t._version, t.data_ptr()) for t in held]

@@ -14,7 +14,15 @@ from art_atmc.classifiers.modes import evaluating, training
 from art_atmc.support.precision import autocasting, without_autocast
 from art_atmc.support.randomness import isolated_randomness
 
-__all__ = ["Network", "draws_examples", "is_identity", "precision", "standardisation"]
+__all__ = [
+    "Network",
+    "draws_examples",
+    "in_own_precision",
+    "is_identity",
+    "precision",
+    "standardisation",
+    "takes_indices",
+]
 
 
 @final
@@ -139,8 +147,27 @@ def is_identity(operation: Any) -> bool:
 
 def precision(model: nn.Module) -> torch.dtype:
     """The type of a model's floating-point tensors; float32 where it has none."""
-    tensors = (t for every in (model.parameters(), model.buffers()) for t in every)
-    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    waiting = [model]
+    while waiting:  # by hand, as this stands before every query: `parameters()` takes several times as long
+        module = waiting.pop()
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.is_floating_point():
+                return tensor.dtype
+        waiting += [child for child in module._modules.values() if child is not None]
+    return torch.float32
+
+
+def takes_indices(model: nn.Module) -> bool:
+    """Whether whole numbers may be words to a model, and so stay as they are."""
+    return any(isinstance(layer, nn.Embedding) for layer in model.modules())
+
+
+def in_own_precision(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: the model gets its input in its own precision, on every way that ART takes to it."""
+    x, *others = inputs
+    if not isinstance(x, Tensor) or x.is_complex() or (not x.is_floating_point() and takes_indices(model)):
+        return inputs
+    return (x.to(precision(model)), *others)
 
 
 def draws_examples(operation: Any) -> bool:

@@ -179,7 +179,10 @@ def _divergences(logits: Tensor, target: Tensor) -> Tensor:
 def described(objective: Objective) -> str:
     """An objective and its attack in words, the same in every process."""
     attack = objective.attack
-    words = re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
-    parameters = {name: getattr(attack, name, None) for name in getattr(attack, "attack_params", ())}
-    plain = {name: value for name, value in parameters.items() if isinstance(value, bool | int | float | str)}
-    return f"{words} {plain}" if plain else words
+    names = getattr(attack, "attack_params", None)
+    if names is None:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
+    # Attacks of ART name all that they hold in their `repr`, some of them themselves without end.
+    held = vars(objective) | {name: getattr(attack, name, None) for name in names}
+    plain = {name: value for name, value in held.items() if isinstance(value, bool | int | float | str)}
+    return f"{type(objective).__name__} {type(attack).__name__} {plain}"
