@@ -12,14 +12,14 @@ from packaging.version import Version
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
 ROOT = Path(__file__).parent.parent
 PLUGINS = sorted(ROOT.glob("plugins/*/pyproject.toml"))
-TESTED_AT_THEIR_LOWEST = ("evaluation", "images", "onnx", "report", "structured", "sweep", "test")
+FOR_DEVELOPERS = {"bench", "coverage", "dev", "docs", "lint", "types"}  # tested with what constraints.txt holds only
 
 
 def requirements(project: Path) -> list[Requirement]:
     """What the distribution needs, and what its tests need, less the distributions of this repository."""
     described = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     extras = described.get("optional-dependencies", {})
-    wanted = described["dependencies"] + [r for extra in TESTED_AT_THEIR_LOWEST for r in extras.get(extra, [])]
+    wanted = described["dependencies"] + [r for name in extras.keys() - FOR_DEVELOPERS for r in extras[name]]
     return [requirement for requirement in map(Requirement, wanted) if "art-atmc" not in requirement.name]
 
 

@@ -23,6 +23,17 @@ Threads: TypeAlias = Annotated[int, typer.Option(help="CPU threads; one is faste
 Norm: TypeAlias = Literal["inf", "2", "1"]
 Test: TypeAlias = Literal["pgd", "test", "quick", "standard", "thorough"]
 Schedule: TypeAlias = Literal["matched", "reference"]
+Training: TypeAlias = Annotated[
+    Literal["paper", "fast"],
+    typer.Option(
+        help="How weights are trained: SGD against steps from a random start (paper), or Adam against one step from "
+        "each example's last perturbation (fast). Options beside it go first."
+    ),
+]
+Precision: TypeAlias = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(help="bfloat16 takes two thirds of the time where the processor knows it; by default float32."),
+]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")]
 Model: TypeAlias = Annotated[
@@ -50,6 +61,8 @@ class Conditions:
 
     data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a .npz with x_train, y_train, x_test, y_test.")]
     data_dir: DataDir = None
+    training: Training = "paper"
+    precision: Precision = None
     network: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +78,7 @@ class Conditions:
         float | None,
         typer.Option(help="Its step; by default 1.25 eps / max-iter, and 2.5 eps / test-max-iter in the test."),
     ] = None
-    max_iter: Annotated[int | None, typer.Option(help="Its steps in training; by default 7.")] = None
+    max_iter: Annotated[int | None, typer.Option(help="Its steps in training; by default 7, or 1 (fast).")] = None
     test_max_iter: Annotated[int | None, typer.Option(help="Its steps in the test; by default max-iter.")] = None
     norm: Annotated[Norm | None, typer.Option(help="Of the attack; by default inf.")] = None
     clean_share: Annotated[float | None, typer.Option(help="Share of the clean loss, in [0, 1); by default 0.")] = None
@@ -77,8 +90,8 @@ class Conditions:
         list[str] | None,
         typer.Option(help="Pattern of layers that stay dense and are not counted; may be repeated."),
     ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step; by default 64.")] = None
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate; by default 0.05.")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step; by default 64, or 128 (fast).")] = None
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; by default 0.05, or 0.002 (fast).")] = None
     validation: Annotated[
         float | None,
         typer.Option(help="Share of the training data to choose the best epoch on; by default 0.1."),

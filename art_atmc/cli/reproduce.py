@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from art_atmc.cli.options import Networks, Quiet, Schedule, Seeds, Threads
+from art_atmc.cli.options import Networks, Precision, Quiet, Schedule, Seeds, Threads, Training
 from art_atmc.cli.progress import progress
 
 
@@ -22,6 +22,8 @@ def reproduce(
         int | None,
         typer.Option(help="Steps of the attack in training, to save time; by default the paper's, as in the test."),
     ] = None,
+    training: Training = "paper",
+    precision: Precision = None,
     recipe: Annotated[list[str] | None, typer.Option(help="May be repeated; by default DA and ATMC-b.")] = None,
     density: Annotated[
         list[float] | None, typer.Option(help="May be repeated; by default those of the paper's points.")
@@ -47,7 +49,7 @@ def reproduce(
     torch.set_num_threads(threads)
     wanted = panels.PANELS[panel]
     with progress(quiet) as verbose:
-        settings = wanted.settings(data_dir, budget, max_iter)
+        settings = wanted.settings(data_dir, budget, max_iter, training, precision)
         study = Study(settings, output, recipes.Schedule(schedule), verbose=verbose)
         stages = study.grid(recipe or ["DA", "ATMC-b"], density or wanted.densities, [bits], range(seeds))
         rows = panels.distances(sweep(study, stages))

@@ -10,6 +10,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_atmc.attacks import Problem, perturb
+from art_atmc.attacks.base import Adversary
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.inputs import arrays
 from art_atmc.classifiers.network import Network
@@ -27,7 +28,7 @@ RADII: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # multiples of eps
 SHOWN: Final = 8
 
 
-def accuracies(classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, attack: PGD) -> tuple[float, float]:
+def accuracies(classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, attack: Adversary) -> tuple[float, float]:
     """Clean accuracy, and accuracy under ``attack``."""
     problem, batches = _problem(classifier, x, y)
     return accuracy(problem, batches), accuracy(problem, batches, attack)

@@ -43,17 +43,34 @@ class Panel:
     lr: float
     epochs: int
 
-    def settings(self, data_dir: Path | None, budget: int | None = None, max_iter: int | None = None) -> Settings:
+    def settings(
+        self,
+        data_dir: Path | None,
+        budget: int | None = None,
+        max_iter: int | None = None,
+        training: str = "paper",
+        precision: str | None = None,
+    ) -> Settings:
         """The panel's conditions.
 
         :param budget: epochs of every network in all; by default the recommended number.
         :param max_iter: steps of the attack *in training*, to save time; the test always has the paper's.
+        :param training: how to train, where not as the released code did.
+        :param precision: of the training.
         """
         preset = dataclasses.asdict(self)
         for name in ("data", "densities"):
             del preset[name]
         preset |= {"test_max_iter": self.max_iter, "suite": "test"}
-        return Settings.resolved(self.data, preset=preset, data_dir=data_dir, epochs=budget, max_iter=max_iter)
+        return Settings.resolved(
+            self.data,
+            preset=preset,
+            training=training,
+            data_dir=data_dir,
+            epochs=budget,
+            max_iter=max_iter,
+            precision=precision,
+        )
 
 
 # fmt: off

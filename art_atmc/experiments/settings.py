@@ -8,13 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
+import torch
+
+from art_atmc.attacks.base import Adversary
 from art_atmc.attacks.pgd import PGD
+from art_atmc.attacks.recycled import Recycled
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
 from art_atmc.compression.schedule import Tightening
 from art_atmc.compression.solver import SolverFactory
 from art_atmc.compression.solvers import default_solver
 from art_atmc.data.dataset import require_known
 from art_atmc.evaluation.suites import SUITES
+from art_atmc.experiments.training import OPTIMIZERS
+from art_atmc.experiments.training import training as named_training
 from art_atmc.networks.by_name import import_network, is_ours
 from art_atmc.plugins import parse
 from art_atmc.training.objectives import Adversarial, Natural, Objective
@@ -25,6 +31,8 @@ __all__ = ["TESTS", "Settings"]
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 TESTS: Final = ("pgd", "test", *SUITES)
 """What a network can be tested with: one PGD, three short attacks of several kinds, or a suite by its name."""
+
+PRECISIONS: Final[Mapping[str, torch.dtype | None]] = MappingProxyType({"float32": None, "bfloat16": torch.bfloat16})
 
 # What suits a data set where the user says nothing: network and radius (of the paper, for MNIST).
 SUITED: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
@@ -69,6 +77,9 @@ class Settings:
     :param solver: builds the solver of a constraint.
     :param tightening: when the constraints act.
     :param rate: the shape of the learning rate over the run.
+    :param optimizer: a name in :data:`art_atmc.experiments.training.OPTIMIZERS`.
+    :param recycled: whether the attack goes on from each example's last perturbation.
+    :param precision: ``"bfloat16"`` to train in it, or ``"float32"``.
     :raises ValueError: naming every setting that is out of range.
     """
 
@@ -98,6 +109,9 @@ class Settings:
     solver: SolverFactory = default_solver
     tightening: Tightening = dataclasses.field(default_factory=Tightening)
     rate: Rate = dataclasses.field(default_factory=Hold)
+    optimizer: str = "sgd"
+    recycled: bool = False
+    precision: str = "float32"
 
     @classmethod
     def resolved(
@@ -105,6 +119,7 @@ class Settings:
         data: str,
         *,
         preset: Mapping[str, Any] = NOTHING,
+        training: str = "paper",
         density: float | None = None,
         bits: int | None = None,
         constraint: Sequence[str | Constraint] = (),
@@ -114,6 +129,8 @@ class Settings:
         suits the data, else the common default.
 
         :param preset: values by field name, such as those of a panel of the paper.
+        :param training: how to train, a name in :data:`art_atmc.experiments.training.TRAININGS`; what it brings along
+            goes before the preset.
         :param density: share of the weights that is kept; by default 0.05.
         :param bits: of each codebook, 1 to 16; 32 for none; by default 4.
         :param constraint: in place of these two, constraints or their names, as ``"sparsity:density=0.1"``.
@@ -124,20 +141,23 @@ class Settings:
         (Sparsity(density=0.05),)
         """
         require_known(data)
+        way = named_training(training)
         network, eps = SUITED.get(data, (None, 8 / 255))
         suited = {"network": network, "eps": eps, "augment": data == "cifar10"}
         given = {name: value for name, value in chosen.items() if value is not None}
-        values: dict[str, Any] = {**COMMON, **suited, **preset, **given}
+        own = {"optimizer": way.optimizer, "recycled": way.recycled}
+        values: dict[str, Any] = {**COMMON, **suited, **preset, **own, **way.preset, **given}
         own_step = values.get("eps_step")
         if values["network"] is None:
             raise ValueError(f"`network` must be given for {data}; there is none that suits all data")
         if not is_ours(values["network"]):
             import_network(values["network"])  # now, before any data is read
-        values.setdefault("test_max_iter", values["max_iter"])
-        # Training takes the paper's step; the test's reaches the far side of the ball from wherever it starts.
-        for step, reach, steps in (("eps_step", 1.25, "max_iter"), ("test_eps_step", 2.5, "test_max_iter")):
-            own = reach * values["eps"] / max(values[steps], 1) if own_step is None else own_step
-            values.setdefault(step, own)
+        # A step from a kept perturbation is no attack by itself.
+        values.setdefault("test_max_iter", COMMON["max_iter"] if values["recycled"] else values["max_iter"])
+        # The test's step reaches the far side of the ball from wherever it starts.
+        for step, reach, steps in (("eps_step", way.reach, "max_iter"), ("test_eps_step", 2.5, "test_max_iter")):
+            length = reach * values["eps"] / max(values[steps], 1) if own_step is None else own_step
+            values.setdefault(step, length)
         values["constraints"] = _constraints(density, bits, constraint)
         values.setdefault("recipe", _method(values["constraints"], values["factored"]))
         return cls(data=data, **{**values, "ignore": tuple(values["ignore"])})
@@ -151,6 +171,8 @@ class Settings:
                 ("batch_size", self.batch_size >= 1, "at least 1"),
                 ("lr", self.lr > 0, "positive"),
                 ("validation", 0 < self.validation < 1, "in (0, 1)"),
+                ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+                ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
                 ("suite", self.suite in TESTS, f"one of {', '.join(TESTS)}"),
             )
             if not holds
@@ -164,9 +186,10 @@ class Settings:
         return dataclasses.replace(self, constraints=(), factored=False, recipe="DA")
 
     @property
-    def attack(self) -> PGD:
-        """Of the training: PGD with a random start."""
-        return PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
+    def attack(self) -> Adversary:
+        """Of the training: PGD from a random start, or from each example's last perturbation."""
+        pgd = PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
+        return Recycled(pgd) if self.recycled else pgd
 
     @property
     def test_attack(self) -> PGD:

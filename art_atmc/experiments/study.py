@@ -27,7 +27,8 @@ __all__ = ["Study"]
 
 SHARED: Final = (
     "data", "network", "eps", "eps_step", "test_eps_step", "max_iter", "test_max_iter", "norm", "clean_share",
-    "ignore", "batch_size", "lr", "rate", "validation", "augment", "epochs", "suite",
+    "ignore", "batch_size", "lr", "rate", "optimizer", "recycled", "precision", "validation", "augment",
+    "epochs", "suite",
 )  # fmt: skip
 """The settings that all networks of a study have in common; the others are those of a stage."""
 

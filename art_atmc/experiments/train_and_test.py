@@ -25,8 +25,9 @@ from art_atmc.experiments.curve import accuracies, security_curve
 from art_atmc.experiments.doubts import doubts
 from art_atmc.experiments.low_rank import low_rank_
 from art_atmc.experiments.point import Accuracy, Point
-from art_atmc.experiments.settings import Settings
+from art_atmc.experiments.settings import PRECISIONS, Settings
 from art_atmc.experiments.suite import suite
+from art_atmc.experiments.training import OPTIMIZERS
 from art_atmc.files.model import CompressedModel
 from art_atmc.networks.by_name import build
 from art_atmc.support.atomic import write_file
@@ -140,7 +141,7 @@ def new_classifier(settings: Settings, dataset: Dataset, model: nn.Module) -> Py
         nn.CrossEntropyLoss(),
         dataset.x_train.shape[1:],
         dataset.nb_classes,
-        optimizer=torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=0.9, weight_decay=1e-4),
+        optimizer=OPTIMIZERS[settings.optimizer](model.parameters(), settings.lr),
         clip_values=dataset.clip_values,
         preprocessing=None,
     )
@@ -156,18 +157,23 @@ def new_trainer(
     if settings.low_rank:
         low_rank_(model, settings.density, settings.ignore)
     classifier = new_classifier(settings, dataset, model)
-    if not settings.constraints:
-        return ObjectiveTrainer(classifier, settings.objective, seed=settings.seed, verbose=verbose)
-    return ATMCTrainer(
+    dense = ObjectiveTrainer(
         classifier,
         settings.objective,
-        settings.constraints,
+        seed=settings.seed,
+        precision=PRECISIONS[settings.precision],
+        verbose=verbose,
+    )
+    if not settings.constraints:
+        return dense
+    return ATMCTrainer(
+        classifier,
+        constraints=settings.constraints,
+        trainer=dense,
         schedule=settings.tightening,
         ignore=settings.ignore,
         factored=settings.factored,
         solver=settings.solver,
-        seed=settings.seed,
-        verbose=verbose,
     )
 
 
@@ -234,7 +240,7 @@ def _point(
         eps=float(settings.eps),
         norm=settings.norm,
         attack=repr(settings.objective),
-        validation=accuracies(classifier, x_val, y_val, settings.attack),
+        validation=accuracies(classifier, x_val, y_val, settings.attack.without_memory()),
         clean=clean,
         robust=robust,
         attacks={a.name: Accuracy(int(a.correct.sum()), len(a.correct)) for a in evaluation.attacks},

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["export", "graph_of"]
 
 OPERATOR_SET = 21  # the first with 4-bit integers
-TORCH = "2.6"  # what the exporter asks for by its documentation
 
 
 def export(
@@ -51,7 +50,7 @@ def export(
     :param module: a network of the same architecture, left as it is; by default the named one of the manifest.
     :param dense: plain dense weights, for programs that do not fold constants.
     :param preprocessing: with False the network alone, for programs that standardise inputs themselves.
-    :raises ImportError: where the extra ``onnx`` is not installed, or torch is older than 2.6.
+    :raises ImportError: where the extra ``onnx`` is not installed.
     :raises ValueError: for another suffix than ``.onnx``, when ``module`` does not fit, and when the classifier had
         defences or other preprocessing, which no graph can hold.
     :raises RuntimeError: when the graph computes something else than the network; looked at where onnxruntime is there.
@@ -199,8 +198,6 @@ def _check_outputs(data: bytes, sample: Tensor, expected: Tensor) -> None:
 def _require(*packages: str) -> None:
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         raise ImportError(f"the ONNX export needs {' and '.join(missing)}: pip install 'art-atmc[onnx]'")
-    if torch.__version__ < TORCH:  # a TorchVersion, which compares as versions do
-        raise ImportError(f"the ONNX export needs torch {TORCH} or later, got {torch.__version__}; upgrade torch")
 
 
 @contextlib.contextmanager
