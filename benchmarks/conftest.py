@@ -5,11 +5,24 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+MNIST = Path(__file__).parent.parent.parent / "shared" / "data" / "mnist"
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    if not MNIST.exists():
+        pytest.skip(f"needs the MNIST files in {MNIST.name}/ beside the checkout's shared data")
+    from art_atmc.data import load
+
+    data = load("mnist", MNIST)
+    return data.x_train[:512], data.y_train[:512]
 
 
 @pytest.fixture

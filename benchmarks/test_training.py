@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,20 +25,10 @@ from art_atmc import (
     compressible,
     enforced,
 )
-from art_atmc.attacks.base import Problem
 from art_atmc.data import load
 from art_atmc.networks import digits_cnn, lenet, resnet34
 
 EPS = 76 / 255
-MNIST = Path(__file__).parent.parent.parent / "shared" / "data" / "mnist"
-
-
-@pytest.fixture(scope="module")
-def mnist():
-    if not MNIST.exists():
-        pytest.skip(f"needs the MNIST files in {MNIST.name}/ beside the checkout's shared data")
-    data = load("mnist", MNIST)
-    return data.x_train[:512], data.y_train[:512]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +80,7 @@ def test_dense_step_against_a_plain_loop(compare, mnist):
     attack = PGD(EPS, EPS / 4, 8)
     compare(
         "dense step, LeNet, batch 128, 8 PGD steps, against a plain NCHW loop",
-        ours(Problem(mnist), lenet, attack),
+        ours(mnist, lenet, attack),
         plain_loop(mnist, lenet, 8, EPS / 4),
         at_most=0.65,
     )
@@ -108,7 +97,7 @@ def madry(data, make, eps, eps_step, max_iter):
 def test_dense_epoch_against_art_on_mnist(compare, mnist):
     compare(
         "dense epoch, LeNet, 8 PGD steps, against AdversarialTrainerMadryPGD",
-        ours(Problem(mnist), lenet, PGD(EPS, EPS / 4, 8)),
+        ours(mnist, lenet, PGD(EPS, EPS / 4, 8)),
         madry(mnist, lenet, EPS, EPS / 4, 8),
         at_most=1 / 3,
         rounds=5,
@@ -119,7 +108,7 @@ def test_dense_epoch_against_art_on_digits(compare, digits):
     data = digits[:2]
     compare(
         "dense epoch, digits CNN, 7 PGD steps, against AdversarialTrainerMadryPGD",
-        ours(Problem(data), digits_cnn, PGD(0.1, 0.025, 7)),
+        ours(data, digits_cnn, PGD(0.1, 0.025, 7)),
         madry(data, digits_cnn, 0.1, 0.025, 7),
         at_most=1 / 2.5,
     )
@@ -171,7 +160,7 @@ def test_atmc_step_against_dense_step(compare, mnist):
         compare(
             "ATMC step (factors, density 0.05, 4 bits every 10 steps) against our dense step, LeNet, 8 PGD steps",
             lambda: trainer.trainer.fit(*data, batch_size=128, nb_epochs=1),
-            ours(Problem(data), lenet, attack),
+            ours(data, lenet, attack),
             at_most=1.25,
             rounds=3,
         )

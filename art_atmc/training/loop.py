@@ -270,7 +270,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _guarded_epoch(self, run: Run, problem: Problem, batches: Batches, validation: Batches | None) -> None:
         """One epoch; where a number is no longer finite, all is put back to what it was before."""
-        good = run.snapshot()
+        safe = run.safe_point()
         started = time.perf_counter()
         try:
             run.begin_epoch()
@@ -279,7 +279,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 row = self._epoch(run, problem, batches)
                 row |= self._validate(run, problem, validation)
         except FloatingPointError:
-            run.load_state_dict(good)
+            run.return_to(safe)
             raise
         row["learning_rate"] = self._classifier.optimizer.param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - started

@@ -134,11 +134,27 @@ class Run:
         copied: dict[str, Any] = _copied(self.state_dict())
         return copied
 
+    def safe_point(self) -> dict[str, Any]:
+        """A copy of what one bad step can ruin; half of what a checkpoint holds."""
+        copied: dict[str, Any] = _copied(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "pace": self.pace.state_dict(),
+                "objective": self.objective.state_dict(),
+            }
+        )
+        return copied
+
+    def return_to(self, safe: Mapping[str, Any]) -> None:
+        """Put all of a safe point back together."""
+        self.model.load_state_dict(safe["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(safe["optimizer"]))
+        self.pace.load_state_dict(safe["pace"])
+        self.objective.load_state_dict(safe["objective"])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.pace.load_state_dict(state["pace"])
-        self.objective.load_state_dict(state["objective"])
+        self.return_to(state)
         keeping = [callback for callback in self.callbacks if callback.state_dict()]
         if (names := [type(c).__name__ for c in keeping]) != (held := [name for name, _ in state["callbacks"]]):
             raise ValueError(f"the run had the callbacks {held} with a state, this one has {names}; give the same ones")
