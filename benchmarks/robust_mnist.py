@@ -1,0 +1,187 @@
+"""LeNet on MNIST, robust from recycled perturbations, dense and then small: what docs/results/mnist.md records.
+
+    python benchmarks/robust_mnist.py dense --data-dir DIR --network lenet --epochs 40 --output dense.atmc
+    python benchmarks/robust_mnist.py small --data-dir DIR --start dense.atmc --density 0.031 --bits 8 --output s.atmc
+    python benchmarks/robust_mnist.py attack --data-dir DIR --suite standard --output s.json s.atmc
+
+The epoch is chosen on validation images; test images are looked at by ``attack`` alone. One line an epoch, with the
+processor's seconds so far.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from art.estimators.classification import PyTorchClassifier
+
+from art_atmc import (
+    PGD,
+    Adversarial,
+    ATMCTrainer,
+    CompressedModel,
+    ObjectiveTrainer,
+    Quantization,
+    Recycled,
+    Sparsity,
+    StraightThrough,
+    Tightening,
+    compressible,
+)
+from art_atmc.attacks import Square
+from art_atmc.compression.paper_size import paper_bits
+from art_atmc.data import load, split_validation
+from art_atmc.evaluation import evaluate, standard
+from art_atmc.evaluation.suites import Access, Attack, Suite, paper
+from art_atmc.networks import NETWORKS
+from art_atmc.training import Callback, Hold, OneCycle, Rate
+
+EPS = 76 / 255
+app = typer.Typer(add_completion=False)
+DataDir = Annotated[Path, typer.Option(help="Folder of the MNIST files.")]
+Output = Annotated[Path, typer.Option(help="File of the network.")]
+Validation = Annotated[int, typer.Option(help="Training images that are held out to choose the epoch on.")]
+
+
+class Lines(Callback):
+    """The figures of each epoch."""
+
+    def on_epoch_end(self, run: Any, row: Any) -> None:
+        figures = {name: round(value, 4) for name, value in row.items()}
+        print(json.dumps(figures | {"cpu": round(time.process_time(), 1)}), flush=True)
+
+
+def trained(
+    classifier: PyTorchClassifier,
+    data_dir: Path,
+    epochs: int,
+    rate: Rate,
+    validation: int,
+    seed: int,
+    bf16: bool,
+    **compression: Any,
+) -> PyTorchClassifier:
+    data = load("mnist", data_dir)
+    x, y, x_val, y_val = split_validation(data.x_train, data.y_train, validation / len(data.x_train), seed)
+    trainer: Any = ObjectiveTrainer(
+        classifier,
+        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=1))),
+        callbacks=[Lines()],
+        seed=seed,
+        precision="bf16" if bf16 else None,
+        verbose=False,
+    )
+    if compression:
+        trainer = ATMCTrainer(classifier, trainer=trainer, **compression)
+    trainer.fit(x, y, validation_data=(x_val, y_val), nb_epochs=epochs, batch_size=128, scheduler=rate)
+    return trainer.get_classifier()
+
+
+def new_classifier(model: torch.nn.Module, lr: float) -> PyTorchClassifier:
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    loss = torch.nn.CrossEntropyLoss()
+    return PyTorchClassifier(model, loss, (1, 28, 28), 10, optimizer=optimizer, clip_values=(0.0, 1.0))
+
+
+@app.command()
+def dense(
+    data_dir: DataDir,
+    output: Output,
+    network: str = "lenet",
+    epochs: int = 40,
+    lr: float = 2.5e-3,
+    validation: Validation = 1000,
+    seed: int = 0,
+    bf16: bool = True,
+) -> None:
+    """Train a dense network."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    classifier = new_classifier(NETWORKS[network](10), lr)
+    trained(classifier, data_dir, epochs, OneCycle(0.2), validation, seed, bf16)
+    CompressedModel.of(classifier, (), network=network).save(output)
+
+
+@app.command()
+def small(
+    data_dir: DataDir,
+    output: Output,
+    start: Annotated[Path, typer.Option(help="File of the dense network.")],
+    density: float,
+    bits: int,
+    epochs: int = 8,
+    lr: float = 1e-3,
+    validation: Validation = 1000,
+    seed: int = 0,
+    factored: bool = False,
+    bf16: bool = True,
+) -> None:
+    """Compress a dense network while it is trained on."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    before = CompressedModel.load(start)
+    network = before.manifest.network
+    assert network is not None
+    model = NETWORKS[network](10)
+    before.restore(model)
+    constraints = [Sparsity(density), Quantization(bits)]
+    robust = trained(
+        new_classifier(model, lr),
+        data_dir,
+        epochs,
+        Hold(0.5),
+        validation,
+        seed,
+        bf16,
+        constraints=constraints,
+        schedule=Tightening(support=(0.0, 0.4), codebook=0.4),
+        solver=lambda weights, constraint, ramp: StraightThrough(weights, constraint, ramp=ramp),
+        factored=factored,
+    )
+    weights = compressible(robust.model)
+    size = CompressedModel.of(robust, constraints, network=network).save(output)
+    ratio = paper_bits(weights) / (32 * weights.dense_size)
+    print(json.dumps({"nnz": weights.nnz(), "paper_ratio": round(ratio, 6), "file_bytes": size}))
+
+
+@app.command()
+def attack(
+    path: Path,
+    data_dir: DataDir,
+    output: Output,
+    suite: Annotated[
+        str, typer.Option(help="standard, or short: the paper's attack, PGD-40 and Square-100.")
+    ] = "short",
+    examples: Annotated[int, typer.Option(help="Test images, the first ones.")] = 10_000,
+) -> None:
+    """Attack a network on test images; goes on where it was interrupted."""
+    torch.set_num_threads(1)
+    data = load("mnist", data_dir)
+    short = Suite(
+        "short",
+        EPS,
+        math.inf,
+        (
+            paper(EPS, math.inf, 16),
+            Attack("PGD-40", PGD(EPS, 0.02, 40)),
+            Attack("Square-100", Square(EPS, math.inf, 100), Access.OUTPUTS),
+        ),
+    )
+    found = evaluate(
+        CompressedModel.load(path).classifier(),
+        data.x_test[:examples],
+        data.y_test[:examples],
+        suite=short if suite == "short" else standard(EPS, math.inf, 16),
+        checkpoint=output,
+        verbose=False,
+    )
+    print(found)
+
+
+if __name__ == "__main__":
+    app()
