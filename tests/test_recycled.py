@@ -16,6 +16,8 @@ from art_atmc import PGD, TRADES, Adversarial, ObjectiveTrainer
 from art_atmc.attacks import Problem, Recycled, Rows
 from art_atmc.training import Callback
 from art_atmc.training.augmentation import CropAndFlip
+from art_atmc.training.batches import ArrayBatches
+from art_atmc.training.devices import World
 
 
 def network() -> nn.Module:
@@ -276,3 +278,29 @@ def test_configuration_is_compared_and_printed_without_its_memory():
     attack(Problem(network()).at(ALL), x, y)
     assert attack == Recycled(steps(1))
     assert "memory" not in repr(attack)
+
+
+def test_examples_come_back_to_the_process_that_keeps_their_perturbations():
+    """The union of a step's examples is that of one process; nearly all of them return to where they were."""
+    x, y = torch.rand(600, 2), torch.zeros(600).long()
+    alone = [set(b.rows.index.tolist()) for b in ArrayBatches(x, y, 60).epoch(torch.Generator().manual_seed(0))]
+    visits = torch.zeros(3, 600)
+    for rank in range(3):
+        world = World()
+        world.rank, world.size = rank, 3
+        batches = ArrayBatches(x, y, 20, world=world)
+        for seed in range(4):
+            steps = [b.rows.index for b in batches.epoch(torch.Generator().manual_seed(seed))]
+            assert [len(index) for index in steps] == [20] * 10
+            for index in steps:
+                visits[rank, index] += 1
+            if seed == 0:
+                assert all(set(index.tolist()) <= step for index, step in zip(steps, alone, strict=True))
+    assert (visits.sum(0) == 4).all()
+    assert visits.amax(0).mean() > 3.4  # 2.1 where chance decides
+
+
+def test_one_process_draws_in_the_order_of_the_generator():
+    x, y = torch.rand(50, 2), torch.zeros(50).long()
+    drawn = torch.cat([b.rows.index for b in ArrayBatches(x, y, 8).epoch(torch.Generator().manual_seed(5))])
+    assert torch.equal(drawn, torch.randperm(50, generator=torch.Generator().manual_seed(5)))

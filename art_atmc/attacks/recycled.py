@@ -34,8 +34,8 @@ class Recycled(Adversary):
     ball. An image that augmentation shifted or mirrored is met by its perturbation shifted and mirrored alike.
 
     An object belongs to one training set; a second fit with the same data goes on from the first. Each process of
-    several keeps the examples that it is given. On data without rows, validation data for one, use
-    :meth:`without_memory`.
+    several keeps those of its own examples, which come back to it in nearly every epoch. On data without rows,
+    validation data for one, use :meth:`without_memory`.
 
     :param attack: the steps of one visit; its ``random_start`` says how the first visit of an example begins.
     :param free_step: whether the training step's gradient is used too.

@@ -121,6 +121,8 @@ class ArrayBatches:
         # Augmentation draws from a generator of its own: processes draw different numbers of it.
         noise = torch.Generator().manual_seed(draw_seed(generator) + self._world.rank)
         for together in order.split(self._sizes):
+            # An example comes to the same process in nearly every epoch: an attack may have kept something about it.
+            together = together[(together % self._world.size).argsort(stable=True)]
             index = together.tensor_split(self._world.size)[self._world.rank]
             share = len(index) * self._world.size / len(together)
             x, y, weights = self._x[index], self._y[index], None if self._weights is None else self._weights[index]
