@@ -43,8 +43,11 @@ ENOUGH_STEPS = 200  # after which a network that learns at all has left the loss
 class ATMCTrainer(Trainer):  # type: ignore[misc]
     r"""Adversarially trained model compression (Gui et al., NeurIPS 2019) as an ART trainer.
 
-    .. math:: \min_\theta\; \mathbb{E} \max_{x' \in B(x, \epsilon)} f(\theta; x', y) \quad \text{s.t. every constraint},
-              \qquad \theta = \{U_l, V_l, C_l\}, \quad W_l = (I + U_l) V_l + C_l
+    .. math::
+
+        \min_\theta\; \mathbb{E} \max_{x' \in B(x, \epsilon)} f(\theta; x', y) \quad \text{s.t. every constraint}
+
+        \theta = \{U_l, V_l, C_l\}, \quad W_l = (I + U_l) V_l + C_l
 
     Fitting factors the classifier's weights in place, points its optimizer at the factors, trains with the constraints
     enforced after every step, and ends on weights that obey all of them exactly. A second fit goes on from there, with
@@ -55,7 +58,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         ``trainer``.
     :param constraints: what the weights must obey, such as ``[Sparsity(density=0.05), Quantization(bits=4)]``, or by
         name, as in ``["sparsity:density=0.05"]`` (:func:`art_atmc.plugins.parse`); one of a kind.
-    :param trainer: any ART trainer round the same classifier, to be used in place of our loop.
+    :param trainer: any ART trainer around the same classifier, to be used in place of our loop.
     :param schedule: how the constraints tighten over the run.
     :param ignore: patterns of layers that stay dense, see :func:`~art_atmc.compressible`.
     :param factored: train W = (I + U)V + C; with False the weights themselves. What factors gain at which density was
@@ -123,7 +126,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             )
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
             raise TypeError(
-                "`trainer` must be an ART trainer round the same classifier object, got "
+                "`trainer` must be an ART trainer around the same classifier object, got "
                 f"{type(trainer).__name__}; build both with one PyTorchClassifier"
             )
         if processes() > 1 and not isinstance(trainer, ObjectiveTrainer):
@@ -149,7 +152,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One dictionary an epoch; empty round a trainer that keeps none."""
+        """One dictionary an epoch; empty around a trainer that keeps none."""
         return getattr(self.trainer, "history", [])
 
     def fit(

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, and a small trained problem with an ART classifier round it."""
+"""What all tests share: one thread, and a small trained problem with an ART classifier around it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Use files with errors in them in every way; the tests do so with a few thousand, ``make fuzz`` with 100,000.
 
 A mutant is *damaged*: bytes of a file were changed, which its digest must show; or *forged*: manifest, index or payload
-were changed and the digest made anew, as somebody would who means harm. :func:`outcome` says what may become of either;
+were changed and the digest fits them, as an attacker would do. :func:`outcome` says what may become of either;
 anything else is an exception, which ends the run.
 
     python tests/fuzz.py --mutants 100000 --seed 0

@@ -46,7 +46,7 @@ def bounded_memory():
     """No test of this file takes much memory, whatever the files announce."""
     samples()
     if LINUX:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
         before = kilobytes("VmRSS")
     yield
     assert not LINUX or kilobytes("VmHWM") - before < 1024 * MEGABYTES

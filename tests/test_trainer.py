@@ -1,4 +1,4 @@
-"""ATMCTrainer: one call from an ART classifier to a small and robust one, round our loop and round ART's trainers."""
+"""ATMCTrainer: one call from an ART classifier to a small and robust one, around our loop and ART's trainers."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_support_tightens_before_the_codebook_enters(make_classifier, digits
     assert (quantization.ramp.start, quantization.steps) == (12, 16)
 
 
-# Round ART's own trainers, unchanged
+# Around ART's own trainers, unchanged
 
 
 def art_trainers():
@@ -328,7 +328,7 @@ def test_a_custom_constraint_needs_one_method(make_classifier, digits):
     assert all((w >= 0).all() for w in weights.values())
 
 
-# Trainers that go round the enforcement are found out
+# Trainers that go around the enforcement are found out
 
 
 class Misbehaving(Trainer):

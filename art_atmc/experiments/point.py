@@ -23,7 +23,7 @@ SCHEMA: Final = 1
 @final
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """A share of test examples that are classified rightly.
+    """A share of test examples that are correctly classified.
 
     :param correct: how many.
     :param n: of how many.

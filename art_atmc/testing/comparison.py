@@ -15,7 +15,7 @@ from art_atmc.compression.weights import Weights
 
 __all__ = ["RARE_SEED", "equal", "normal", "random_state", "same", "shown"]
 
-RARE_SEED = 1_593_041_127  # for the global generators: seeding them anew, with 0 say, must change them
+RARE_SEED = 1_593_041_127  # for the global generators: seeding them again, with 0 say, must change them
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

@@ -2,7 +2,7 @@ r"""What a codebook captures of a tensor, given what a non-zero costs.
 
 Writing a code c in place of zero for the value x captures :math:`x^2 - (x - c)^2 = c\,(2x - c)` of the squared norm.
 The best of several codes captures :math:`g(x) = \max_c c\,(2x - c)`, which is convex and grows with |x| on either side
-of zero. So at a price :math:`\mu` for a non-zero, those values are kept that lie outside an interval round zero, and
+of zero. So at a price :math:`\mu` for a non-zero, those values are kept that lie outside an interval around zero, and
 both its ends follow from the codes: all that is needed of the values is to have them sorted, with running sums.
 """
 

@@ -129,7 +129,7 @@ class _Search:
         return _pick(refined, products * refined), _pick(lows, products * refined)
 
     def best_near(self, low: Tensor, high: Tensor) -> Tensor:
-        """Coarse over the whole bracket, fine on a part of the entries, fine round the best, then Lloyd's steps.
+        """Coarse over the whole bracket, fine on a part of the entries, fine around the best, then Lloyd's steps.
 
         Weights that lie near some grid have a narrow optimum there, as wide as half a step at the largest integer:
         that is what the fine search on a part of the entries finds.
