@@ -38,7 +38,7 @@ def fields_of(kind: type) -> dict[str, Field]:
     """What the constructor of a dataclass takes, by name, with the annotations resolved."""
     hints = typing.get_type_hints(kind)
     fields = [field for field in dataclasses.fields(kind) if field.init]
-    return {f.name: Field(f.name, _shown(f.type), _default(f), hints[f.name]) for f in fields}
+    return {f.name: Field(f.name, _spelling(f.type), _default(f), hints[f.name]) for f in fields}
 
 
 def values_of(text: str, fields: Mapping[str, Field]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(_Infinity().visit(node))
 
 
-def _shown(annotation: Any) -> str:
+def _spelling(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from art_atmc.compression.weights import Weights
 
-__all__ = ["RARE_SEED", "equal", "normal", "random_state", "same", "shown"]
+__all__ = ["RARE_SEED", "equal", "normal", "random_state", "same", "summary"]
 
 RARE_SEED = 1_593_041_127  # for the global generators: seeding them again, with 0 say, must change them
 
@@ -43,7 +43,7 @@ def normal(template: Weights, generator: torch.Generator) -> Weights:
     return template.map(lambda t: torch.randn(t.shape, generator=generator))
 
 
-def shown(example: object) -> str:
+def summary(example: object) -> str:
     """Small weights in full, larger ones by their shapes."""
     if isinstance(example, Weights) and sum(t.numel() for t in example.values()) <= 16:
         listed = ", ".join(f"{n}: {t.detach().double().cpu().numpy().round(4).tolist()}" for n, t in example.items())

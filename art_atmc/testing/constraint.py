@@ -16,7 +16,7 @@ from art_atmc.compression.weights import Weights
 from art_atmc.plugins.literals import literal_call
 from art_atmc.plugins.registry import API_VERSIONS
 from art_atmc.support.randomness import isolated_randomness
-from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, shown
+from art_atmc.testing.comparison import RARE_SEED, equal, normal, random_state, summary
 from art_atmc.testing.rivals import nearer_points, squared_distance, squared_norm
 
 __all__ = ["check_constraint"]
@@ -123,7 +123,9 @@ class _Laws:
 
     def require(self, holds: bool, law: str, example: object = None) -> None:
         if not holds:
-            raise AssertionError(f"{self.constraint!r}: {law}" + (f"; not so for {shown(example)}" if example else ""))
+            raise AssertionError(
+                f"{self.constraint!r}: {law}" + (f"; not so for {summary(example)}" if example else "")
+            )
 
     def declared(self) -> None:
         """The object itself: version, frozen, hashable, rebuilt from its ``repr``, pickled."""
@@ -171,7 +173,7 @@ class _Laws:
             return False
         except Exception as error:
             law = f"`check` must refuse with a ValueError, not with {error!r}"
-            raise AssertionError(f"{self.constraint!r}: {law}, {shown(weights)}") from error
+            raise AssertionError(f"{self.constraint!r}: {law}, {summary(weights)}") from error
         return True
 
     def contains(self, weights: Weights) -> bool:
@@ -188,7 +190,7 @@ class _Laws:
             result = self._call(weights, near)
         except Exception as error:
             law = f"{method} must work on weights that `check` accepts, but raised {error!r}"
-            raise AssertionError(f"{self.constraint!r}: {law} for {shown(weights)}") from error
+            raise AssertionError(f"{self.constraint!r}: {law} for {summary(weights)}") from error
         for name, argument in given.items():
             self.require(equal(argument, before[name]), f"{method} must leave {name} untouched", before[name])
         self.require(isinstance(result, Weights), f"{method} must return Weights, not {type(result).__name__}")
@@ -251,8 +253,8 @@ class _Laws:
         for point in nearer_points(weights, result, self.constraint.project, radius, generator):
             if self.contains(point) and (self.rivals is None or self.rivals(weights, point)):
                 law = (
-                    f"`project` must return the nearest point: {shown(result)} lies {reached:.6g} away, squared, "
-                    f"the feasible {shown(point)} only {squared_distance(weights, point):.6g}"
+                    f"`project` must return the nearest point: {summary(result)} lies {reached:.6g} away, squared, "
+                    f"the feasible {summary(point)} only {squared_distance(weights, point):.6g}"
                 )
                 self.require(False, law, weights)
 
