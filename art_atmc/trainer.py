@@ -213,18 +213,30 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         return self._classifier if self._robust is None else self._robust
 
     def compress(
-        self, *, network: str | None = None, metrics: Mapping[str, JsonValue] | None = None
+        self,
+        *,
+        network: str | None = None,
+        metrics: Mapping[str, JsonValue] | None = None,
+        mantissa_bits: int | None = None,
     ) -> CompressedModel:
         """The compressed classifier as a file to be: every constraint holds in it, exactly.
 
         :param network: the network's name in :data:`art_atmc.networks.NETWORKS`, where it is one of them.
         :param metrics: figures to keep in the file, such as accuracies.
+        :param mantissa_bits: round what the constraints leave alone, see :meth:`art_atmc.CompressedModel.of`.
         :raises NotFittedError: before the first :meth:`fit`.
         :raises ValueError: naming the constraints that do not hold, as after further training elsewhere.
         """
         if self._robust is None:
             raise NotFittedError("there is no compressed classifier yet; call fit() first")
-        return CompressedModel.of(self._robust, self.constraints, ignore=self.ignore, network=network, metrics=metrics)
+        return CompressedModel.of(
+            self._robust,
+            self.constraints,
+            ignore=self.ignore,
+            network=network,
+            metrics=metrics,
+            mantissa_bits=mantissa_bits,
+        )
 
     def predict(self, x: np.ndarray, **kwargs: Any) -> np.ndarray:
         """The outputs of :meth:`get_classifier`, shape (n, classes)."""

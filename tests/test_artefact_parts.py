@@ -414,6 +414,23 @@ def test_rehearsal_names_all_offences_at_once():
     check_encodable(Net(), metrics={"fine": np.float32(1)})
 
 
+def test_rehearsal_counts_the_names_that_factors_will_have(tmp_path):
+    model = Holder({("x" * 1000) + str(i): nn.Linear(2, 2) for i in range(150)})
+    check_encodable(model)
+    CompressedModel.of(model).save(tmp_path / "a.atmc")
+    with pytest.raises(ValueError, match="the names of its 600 tensors are longer than"):
+        check_encodable(model, decompose=True)
+    with pytest.raises(ValueError, match="the names of its 600 tensors are longer than"):
+        CompressedModel.of(decompose(model))
+
+
+class Holder(nn.Module):
+    def __init__(self, modules):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
 def test_trainer_rehearses_before_it_trains():
     class Extra(Net):
         def get_extra_state(self):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from art_atmc.classifiers.modes import evaluating
-from art_atmc.compression.factors import LowRankPlusSparse, factors_of
+from art_atmc.compression.factors import factors_of
 from art_atmc.compression.weights import Weights, compressible, unwrapped
 from art_atmc.files.container import MAX_TEXT
 from art_atmc.files.encoding import DTYPES
@@ -79,23 +79,22 @@ def _names(model: nn.Module, ignore: Sequence[str], decompose: bool) -> Iterator
     state = {name: tensor for name, tensor in stored(model).items() if _is_plain(tensor)}
     ties = tied(state)
     entries = {name: _entry(tensor) for name, tensor in state.items() if name not in ties}
-    weights, within = _compressible(model, ignore), factored(model)
-    names = list(within)
+    weights, within = _compressible(model, ignore), [*factored(model)]
     if decompose and weights is not None:
-        for name, tensor in factors_of(weights, within).items():
-            weight, _, factor = name.rpartition(".")
-            if weight in entries and factor in LowRankPlusSparse.names:
-                names += [weight] if weight not in names else []
-                entries[name] = _entry(tensor)
-        for name in names:
-            entries.pop(name, None)
-    index = Index(tensors=entries, factored=names, tied=ties)
+        whole = [name for name in weights if name in entries]
+        factors = factors_of(weights, within)
+        entries = {name: entry for name, entry in entries.items() if name not in whole}
+        entries |= {name: _entry(tensor) for name, tensor in factors.items()}
+        weights, within = factors, [*within, *whole]
+    compressed = [name for name in weights or () if name in entries]
+    places = dict.fromkeys(compressed, 1)
+    index = Index(tensors=entries, factored=within, compressed=compressed, tied=ties, positions=places)
     try:
         check_names(index)
     except ValueError as error:
         yield f"{error}; rename the modules"
     if len(index.model_dump_json(exclude_defaults=True)) > 0.9 * MAX_TEXT:
-        yield f"the names of its {len(entries)} tensors are longer than {MAX_TEXT} bytes together; use fewer or shorter"
+        yield f"the names of its {len(entries)} tensors are longer than {MAX_TEXT} bytes together; use shorter ones"
 
 
 def _metrics(metrics: Mapping[str, Any] | None) -> Iterator[str]:
