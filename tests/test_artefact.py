@@ -256,6 +256,30 @@ def test_exports_hold_the_dense_weights(saved, tmp_path, suffix):
     assert_same_state(dict(state), loaded.state_dict())
 
 
+def renamed(model, names):
+    """One tensor of ``model`` under other names, as only a forger writes them."""
+    entry, tensor = model.index.tensors["weight"], model.tensors["weight"]
+    index = model.index.model_copy(update={"tensors": dict.fromkeys(names, entry), "compressed": [], "positions": {}})
+    return CompressedModel(model.manifest, index, dict.fromkeys(names, tensor))
+
+
+@pytest.mark.parametrize("names", [["file"], ["allow_pickle", "file", "args", "é", "__class__", ".."]])
+def test_arrays_may_have_the_names_of_arguments(tmp_path, names):
+    layer = nn.Linear(2, 2)
+    export_npz(renamed(CompressedModel.of(layer), names), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == sorted(names)
+        for name in names:
+            np.testing.assert_array_equal(arrays[name], layer.weight.detach())
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a\\b", "c:x", "", "a\n", "\x1b[31m"])
+def test_arrays_get_no_paths_as_names(tmp_path, name):
+    with pytest.raises(ValueError, match="would be paths in an archive; export a state dict instead"):
+        export_npz(renamed(CompressedModel.of(nn.Linear(2, 2)), [name]), tmp_path / "a.npz")
+    assert not (tmp_path / "a.npz").exists()
+
+
 def test_exports_to_other_suffixes_are_refused(saved, tmp_path):
     loaded = CompressedModel.load(saved)
     with pytest.raises(ValueError, match=r"written to \.pt, \.pth or \.safetensors, got"):

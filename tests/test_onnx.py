@@ -364,6 +364,29 @@ def test_graphs_compute_in_float32(dtype, factored, tmp_path):
     np.testing.assert_allclose(run(tmp_path / "a.onnx", input=x)[0], expected, atol=1e-5, rtol=1e-5)
 
 
+class Ensemble(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.members = nn.ModuleList([Colour(), Colour()])
+        self.register_buffer("weights", torch.tensor([1.0, 0.5]))
+
+    def forward(self, x):
+        return sum(w * member(x) for w, member in zip(self.weights, self.members, strict=True))
+
+
+def test_ensemble_is_one_graph(tmp_path):
+    torch.manual_seed(0)
+    model = Ensemble()
+    decompose(model.members[1])
+    members = {f"members.{i}": CompressedModel.of(member) for i, member in enumerate(model.members)}
+    small = CompressedModel.of(model, members=members, input_shape=(3, 3, 3))
+    export(small, tmp_path / "a.onnx", module=Ensemble())
+    x = np.random.default_rng(0).random((5, 3, 3, 3), np.float32)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(x))
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", input=x)[0], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_other_suffixes_are_refused(tmp_path):
     small, make = small_linear()
     for name in ("model.pt", "model", "model.npz"):

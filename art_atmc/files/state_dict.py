@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -39,14 +40,20 @@ def export_state_dict(model: CompressedModel, path: Path) -> None:
 def export_npz(model: CompressedModel, path: Path) -> None:
     """Write the dense state dict as arrays that ``numpy.load`` reads.
 
-    :raises ValueError: for another suffix than ``.npz``, and for bfloat16, which numpy does not know.
+    :raises ValueError: for another suffix than ``.npz``, for bfloat16, which numpy does not know, and for names that
+        are paths, since programs unpack such an archive into files.
     """
     if path.suffix != ".npz":
         raise ValueError(f"arrays are written to .npz, got {path}")
     state = model.state_dict()
     if strangers := [name for name, tensor in state.items() if tensor.dtype == torch.bfloat16]:
         raise ValueError(f"numpy has no bfloat16, the type of {strangers[:5]}; export a state dict instead")
+    if paths := [name for name in state if not name or not name.isprintable() or {*name} & {*"/\\:"}]:
+        raise ValueError(f"{paths[:5]} would be paths in an archive; export a state dict instead")
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in state.items()}
-    np.savez_compressed(buffer, **arrays)
+    # Not `savez(**arrays)`, which takes names such as `file` for arguments of its own.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, tensor in state.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, tensor.detach().numpy(), allow_pickle=False)
     write_file(path, buffer.getvalue())
