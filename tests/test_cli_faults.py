@@ -15,6 +15,7 @@ import sys
 
 import pytest
 
+from art_atmc import Sparsity
 from art_atmc.cli import main
 from art_atmc.cli.errors import sentence
 from art_atmc.experiments import comparison, rehearsal, train_and_test
@@ -445,3 +446,18 @@ def test_a_log_file_gets_a_line_an_epoch(command, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
     assert command("train", *SHORT, "--output", tmp_path / "b", "--quiet")[2] == ""
     assert logging.getLogger("art_atmc.experiments").handlers == []
+
+
+def test_inspect_verifies_a_network_of_ones_own(command, tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(4, 3)\n"
+        "        self.register_buffer('table', torch.ones(2, 2))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import nets
+
+    CompressedModel.of(nets.Net(), [Sparsity(1.0)]).save(tmp_path / "a.atmc")
+    status, _, said = command("inspect", tmp_path / "a.atmc", "--verify")
+    assert (status, "not applied to ['table']" in said) == (2, True), said
+    status, _, said = command("inspect", tmp_path / "a.atmc", "--verify", "--network", "nets:Net")
+    assert (status, "the weights obey Sparsity(density=1.0)" in said) == (0, True), said

@@ -88,3 +88,14 @@ def test_tensorboard_without_its_package_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"art-atmc\[tensorboard\]"):
         TensorBoard(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"model": "dense"}', "\x00"])
+def test_a_log_of_something_else_is_named_before_anything_is_trained(make_classifier, digits, tmp_path, line):
+    path = tmp_path / "history.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"history\.jsonl is not a log of epochs, or it is damaged .*; delete it"):
+        fit(make_classifier(), digits, [JSONLines(path, model="dense")], epochs=1)
+    assert path.read_text(encoding="utf-8") == line + "\n"
+    path.unlink()
+    fit(make_classifier(), digits, [JSONLines(path, model="dense")], epochs=1)

@@ -25,6 +25,9 @@ def export(
         ),
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="ONNX with plain dense weights.")] = False,
+    preprocessing: Annotated[
+        bool, typer.Option(help="Whether an ONNX graph standardises inputs and defends them as the classifier does.")
+    ] = True,
     network: OwnNetwork = None,
 ) -> None:
     """Write a compressed model for use without art-atmc."""
@@ -41,7 +44,7 @@ def export(
     if kind == "onnx":
         from art_atmc.files.onnx import export as export_onnx
 
-        export_onnx(model, output, module=load_network(network), dense=dense)
+        export_onnx(model, output, module=load_network(network), dense=dense, preprocessing=preprocessing)
     else:
         from art_atmc.files.state_dict import export_npz, export_state_dict
 

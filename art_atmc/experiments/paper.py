@@ -56,5 +56,5 @@ def interpolated(rows: list[PaperPoint], ratio: float) -> tuple[float, float] | 
 
 @functools.cache
 def _paper() -> dict[str, dict[str, list[list[float]]]]:
-    text = files("art_atmc.experiments").joinpath("paper.json").read_text()
+    text = files("art_atmc.experiments").joinpath("paper.json").read_text(encoding="utf-8")
     return json.loads(text)  # type: ignore[no-any-return]

@@ -81,7 +81,7 @@ class Point:
     :param dense_size: weights of the dense network.
     :param paper_ratio: size over that of the dense network by the paper's count, which leaves out positions.
     :param file_bytes: of ``model.atmc``.
-    :param dense_bytes: of the dense network's parameters as float32.
+    :param dense_bytes: of the dense network's tensors in memory, tied ones once.
     :param seconds: of training, this network's own stages only.
     :param curve: security curve on some test examples; None where it was not asked for.
     :param constraints: what the weights obey, where density and bits do not say all of it.

@@ -248,7 +248,7 @@ def _point(
         dense_size=weights.dense_size,
         paper_ratio=bits / (32 * weights.dense_size),
         file_bytes=model.save(folder / MODEL),
-        dense_bytes=4 * sum(tensor.numel() for tensor in model.state_dict().values()),
+        dense_bytes=model.dense_bytes,
         seconds=round(sum(row["seconds"] for row in rows), 1),
         curve=None,
         versions=versions(),

@@ -62,7 +62,7 @@ def export(
     if preprocessing and lost:
         raise ValueError(
             f"the classifier was made with {lost}, which no graph can hold, so it would compute something else; "
-            "export(..., preprocessing=False) writes the network alone"
+            "without `preprocessing` the network alone is written"
         )
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(2, *model.input_shape(), generator=generator)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from art_atmc.support.atomic import write_file
+from art_atmc.support.reading import readable, validated
 from art_atmc.training.callbacks import Callback
 from art_atmc.training.run import Run
 
@@ -33,8 +34,10 @@ class JSONLines(Callback):
     def on_train_start(self, run: Run) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Epochs after the checkpoint that the run goes on from are trained again: their lines go.
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if not self._ours(row := json.loads(line)) or row["epoch"] <= len(run.history)]
+        with readable(self.path, "a log of epochs", "delete it or choose another file"):
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+            rows = [(line, validated(dict[str, Any], line)) for line in lines]
+            kept = [line for line, row in rows if not self._ours(row) or row["epoch"] <= len(run.history)]
         write_file(self.path, "".join(f"{line}\n" for line in kept))
 
     def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
