@@ -10,7 +10,14 @@ from art_atmc.compression.paper_size import TensorSize, paper_bits, tensor_sizes
 from art_atmc.compression.projection import project
 from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solver import Solver, SolverFactory
-from art_atmc.compression.solvers import ADMM, FixedSupport, ProjectedGradient, StraightThrough, default_solver
+from art_atmc.compression.solvers import (
+    ADMM,
+    FixedSupport,
+    ProjectedGradient,
+    StraightThrough,
+    default_solver,
+    paper_solver,
+)
 from art_atmc.compression.weights import Factorization, Weights, compressible
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "largest",
     "nearest_code",
     "paper_bits",
+    "paper_solver",
     "project",
     "projected",
     "recompose",

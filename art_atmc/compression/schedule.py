@@ -48,7 +48,9 @@ class Tightening:
     r"""When the constraints tighten, as shares of the run.
 
     Within ``support`` the density falls along a cubic from 1 to its target; from ``codebook`` on the codebook acts. The
-    default was chosen on validation data (decision 0005). ``Tightening(support=(a, a), codebook=b)`` are the stages of
+    default begins when a network has learned something that is worth keeping, and ends early enough for the weights
+    to settle under the constraints in full; it was chosen on validation data (decision 0021), together with the rate
+    :class:`~art_atmc.training.Hold`. ``Tightening(support=(a, a), codebook=b)`` are the stages of
     the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
 
     :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
@@ -56,11 +58,11 @@ class Tightening:
     :raises ValueError: for shares out of order or range.
 
     >>> Tightening().support_ramp(steps=1000)
-    Ramp(start=0, end=750)
+    Ramp(start=150, end=600)
     """
 
-    support: tuple[float, float] = (0.0, 0.75)
-    codebook: float = 0.75
+    support: tuple[float, float] = (0.15, 0.6)
+    codebook: float = 0.5
 
     def __post_init__(self) -> None:
         share = Real("[0, 1]", "give two shares of the run, with 0 <= start <= end <= 1")

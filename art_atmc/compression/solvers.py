@@ -28,7 +28,7 @@ from art_atmc.compression.solver import Solver
 from art_atmc.compression.weights import Weights
 from art_atmc.support.numbers import Real
 
-__all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "StraightThrough", "default_solver"]
+__all__ = ["ADMM", "FixedSupport", "ProjectedGradient", "StraightThrough", "default_solver", "paper_solver"]
 
 
 @final
@@ -230,6 +230,11 @@ class ADMM(Solver):
 
 
 def default_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
+    """Training through the projection, whatever the constraint; chosen on validation data (decision 0020)."""
+    return StraightThrough(weights, constraint, ramp=ramp)
+
+
+def paper_solver(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
     """ADMM for a codebook or grid, projection after each step for everything else (ATMC, Algorithm 1)."""
     if constraint.coded:
         return ADMM(weights, constraint, rho=0.1, every=10, ramp=ramp)

@@ -24,7 +24,7 @@ from typing import Final, final
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
 from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solver import Solver, SolverFactory
-from art_atmc.compression.solvers import FixedSupport, default_solver
+from art_atmc.compression.solvers import FixedSupport, paper_solver
 from art_atmc.compression.weights import Weights
 
 __all__ = ["RECIPES", "Recipe", "Schedule", "Stage", "plan"]
@@ -65,7 +65,7 @@ class Recipe:
     coded: bool = False
     factored: bool = False
     low_rank: bool = False
-    solver: SolverFactory = default_solver
+    solver: SolverFactory = paper_solver
     reference: tuple[float, float] = (1.0, 1.0)
 
     def constraints(self, density: float, bits: int) -> list[Constraint]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -73,21 +74,28 @@ class Callback:
 
 @final
 class BestEpoch(Callback):
-    """Keeps the weights of the epoch with the best validation score, and ends the fit on them.
+    r"""Ends the fit on the latest epoch that validation cannot tell from the best one.
 
-    The score is the robust accuracy; among equal ones the clean accuracy. Without validation data the last epoch stays.
+    .. math:: \max\Bigl\{ e : r_e \ge r^* - \sqrt{r^* (1 - r^*) / n} \Bigr\}
+
+    with :math:`r_e` the robust accuracy of epoch e on the n validation examples and :math:`r^*` the highest (the
+    one-standard-error rule of Breiman et al. 1984). The best of many epochs on few examples is chosen by luck, and the
+    last one has had the whole schedule; with many examples an overfitted end is seen. Without validation data the last
+    epoch stays.
     """
 
     def __init__(self) -> None:
-        self.score: tuple[float, float] | None = None
+        self.score: float | None = None
         self.weights: dict[str, Tensor] = {}
 
     def on_validation(self, run: Run, row: Mapping[str, float]) -> None:
         if "robust_accuracy" not in row:
             return
-        score = row["robust_accuracy"], row["clean_accuracy"]
-        if self.score is None or score > self.score:
-            self.score, self.weights = score, run.weights()
+        score = row["robust_accuracy"]
+        self.score = score if self.score is None else max(score, self.score)
+        # A new best is within its own error, so what is kept always is.
+        if score >= self.score - math.sqrt(self.score * (1 - self.score) / run.validated):
+            self.weights = run.weights()
 
     def on_train_end(self, run: Run) -> None:
         if self.score is not None:
@@ -97,7 +105,7 @@ class BestEpoch(Callback):
         return {"score": self.score, "weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.score = None if state["score"] is None else tuple(state["score"])
+        self.score = state["score"]
         self.weights = dict(state["weights"])
 
 

@@ -51,8 +51,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     .. math:: \theta \leftarrow \text{optimizer}\bigl(\nabla_\theta\, \text{objective}(\theta; x, y)\bigr)
 
     Differs from ART's trainers in that batches stay tensors, native attacks run without numpy, images go
-    channels-last, and validation is honest: the weights of the epoch with the best *validation* robust accuracy are
-    kept (ties: better clean accuracy), measured on the weights as they would be shipped.
+    channels-last, and validation is honest: what is kept is the latest epoch whose *validation* robust accuracy cannot
+    be told from the best one (:class:`~art_atmc.training.BestEpoch`), measured on the weights as they would be shipped.
 
     During the attack the network is in evaluation mode: batch normalisation uses its running statistics and does not
     update them, dropout is off. So the attack finds the weakness of the network that will be deployed, and the running
@@ -391,23 +391,30 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 starts = torch.Generator(self._classifier.device).manual_seed(0)
                 fixed_starts = Problem.of(self._classifier, problem.network, starts)
                 attack = _without_memory(self.objective.attack)
-                row["clean_accuracy"] = accuracy(fixed_starts, validation, world=run.world)
-                row["robust_accuracy"] = accuracy(fixed_starts, validation, attack, world=run.world)
+                correct, run.validated = _counted(fixed_starts, validation, None, run.world)
+                robust, _ = _counted(fixed_starts, validation, attack, run.world)
+                row |= {"clean_accuracy": correct / run.validated, "robust_accuracy": robust / run.validated}
             for callback in run.callbacks:
                 callback.on_validation(run, row)
         return row
 
 
-def accuracy(problem: Problem, batches: Batches, attack: Any = None, *, world: World | None = None) -> float:
+def accuracy(problem: Problem, batches: Batches, attack: Any = None) -> float:
     """Share of the examples that the network classifies correctly, under ``attack`` where one is given."""
+    correct, seen = _counted(problem, batches, attack, World())
+    return correct / seen
+
+
+def _counted(problem: Problem, batches: Batches, attack: Any, world: World) -> tuple[int, int]:
+    """Examples that are classified correctly, and all of them, over all processes."""
     counts = torch.zeros(2, dtype=torch.float64)
     for batch in batches.epoch(None):
         x, y = batch.x.to(problem.classifier.device), batch.y.to(problem.classifier.device)
         if attack is not None:
             x = perturb(problem, attack, x, y)
         counts += torch.tensor([int((~misclassified(problem.answers(x), y)).sum()), len(x)])
-    correct, seen = (world or World()).summed(counts).tolist()
-    return float(correct / seen)
+    correct, seen = world.summed(counts).tolist()
+    return int(correct), int(seen)
 
 
 def check_classifier(classifier: Any) -> None:

@@ -57,7 +57,7 @@ class Hold(Rate):
     .. math:: r(p) = \min\Bigl(\frac{p}{w},\; 1,\; \frac{1 - p}{1 - h}\Bigr)
 
     While the density falls and the codes settle, weights must still be able to move, and a cosine has taken that away
-    by then (decision 0015).
+    by then (decision 0021).
 
     :param hold: h, share of the run until which the rate stays high, in [0, 1).
     :param warmup: w, share of the run over which it rises from zero, in [0, hold].
@@ -68,7 +68,7 @@ class Hold(Rate):
     (1.0, 0.5)
     """
 
-    hold: float = 0.8
+    hold: float = 0.5
     warmup: float = 0.0
 
     def __post_init__(self) -> None:

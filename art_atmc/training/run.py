@@ -34,6 +34,7 @@ class Run:
     :param world: the processes that train together.
     :param accumulating: whether gradients of further batches are added before the optimizer's next step.
     :param settings: what the fit was asked for, such as its data and seed, in words.
+    :param validated: examples that the validation accuracies are shares of; 0 without validation data.
     :param sums: loss, correctly classified examples and examples of the epoch so far.
     """
 
@@ -51,6 +52,7 @@ class Run:
     step: int = 0
     world: World = dataclasses.field(default_factory=World)
     accumulating: bool = False
+    validated: int = 0
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sums: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     stopped: str | None = None

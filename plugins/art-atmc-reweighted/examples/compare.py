@@ -22,12 +22,12 @@ from art_atmc_reweighted import Reweighted
 from scipy.stats import binomtest
 
 from art_atmc import compressible
-from art_atmc.compression import default_solver
+from art_atmc.compression import paper_solver
 from art_atmc.data import Dataset, load
 from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.train_and_test import fit, new_trainer, split
 
-SOLVERS = {"hard l0": default_solver, "reweighted": Reweighted}
+SOLVERS = {"hard l0": paper_solver, "reweighted": Reweighted}
 
 
 def correct(classifier: Any, x: np.ndarray, y: np.ndarray) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_atmc import Constraint, Ramp, Solver, Weights
-from art_atmc.compression import default_solver, project
+from art_atmc.compression import paper_solver, project
 from art_atmc.support.numbers import Real, Whole
 from art_atmc_reweighted.groups import group_lengths
 
@@ -142,7 +142,7 @@ class Reweighted(Solver):
 
 
 def reweighted(weights: Weights, constraint: Constraint, ramp: Ramp, **options: Any) -> Solver:
-    """:class:`Reweighted` for supports, and ADMM for a codebook or grid as by default; a ``solver`` of the trainer.
+    """:class:`Reweighted` for supports, and ADMM for a codebook or grid as in the paper; a ``solver`` of the trainer.
 
     :param options: of :class:`Reweighted`; give them by ``functools.partial``.
 
@@ -152,7 +152,7 @@ def reweighted(weights: Weights, constraint: Constraint, ramp: Ramp, **options: 
     ['Reweighted', 'ADMM']
     """
     if constraint.coded:
-        return default_solver(weights, constraint, ramp)
+        return paper_solver(weights, constraint, ramp)
     return Reweighted(weights, constraint, ramp, **options)
 
 
