@@ -29,6 +29,12 @@ def test_paper_leaves_the_settings_as_they_are():
     assert isinstance(Settings.resolved("digits").attack, PGD)
 
 
+def test_mnist_is_trained_fast_unless_the_paper_is_reproduced():
+    assert Settings.resolved("mnist").recycled
+    assert not Settings.resolved("mnist", training="paper").recycled
+    assert not PANELS["mnist"].settings(None).recycled
+
+
 def test_what_the_user_says_goes_first():
     settings = Settings.resolved("digits", training="fast", lr=0.01, max_iter=2, eps=0.75, batch_size=32)
     assert settings.attack == Recycled(PGD(0.75, 0.125, 2))

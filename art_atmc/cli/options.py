@@ -24,10 +24,10 @@ Norm: TypeAlias = Literal["inf", "2", "1"]
 Test: TypeAlias = Literal["pgd", "test", "quick", "standard", "thorough"]
 Schedule: TypeAlias = Literal["matched", "reference"]
 Training: TypeAlias = Annotated[
-    Literal["paper", "fast"],
+    Literal["paper", "fast"] | None,
     typer.Option(
         help="How weights are trained: SGD against steps from a random start (paper), or Adam against one step from "
-        "each example's last perturbation (fast). Options beside it go first."
+        "each example's last perturbation (fast). Options beside it go first. By default fast for mnist, else paper."
     ),
 ]
 Precision: TypeAlias = Annotated[
@@ -61,7 +61,7 @@ class Conditions:
 
     data: Annotated[str, typer.Option(help="digits, mnist, cifar10, or a .npz with x_train, y_train, x_test, y_test.")]
     data_dir: DataDir = None
-    training: Training = "paper"
+    training: Training = None
     precision: Precision = None
     network: Annotated[
         str | None,

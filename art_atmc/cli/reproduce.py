@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from art_atmc.cli.options import Networks, Precision, Quiet, Schedule, Seeds, Threads, Training
+from art_atmc.cli.options import Networks, Precision, Quiet, Schedule, Seeds, Threads
 from art_atmc.cli.progress import progress
 
 
@@ -22,7 +22,9 @@ def reproduce(
         int | None,
         typer.Option(help="Steps of the attack in training, to save time; by default the paper's, as in the test."),
     ] = None,
-    training: Training = "paper",
+    training: Annotated[
+        Literal["paper", "fast"], typer.Option(help="As for train; by default as the released code trains.")
+    ] = "paper",
     precision: Precision = None,
     recipe: Annotated[list[str] | None, typer.Option(help="May be repeated; by default DA and ATMC-b.")] = None,
     density: Annotated[
