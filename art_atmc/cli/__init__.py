@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -48,10 +49,16 @@ for command in (train, evaluate, sweep, report, reproduce, inspect, export, benc
 app.add_typer(plugins.app, name="plugins")
 
 
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"art-atmc: warning: {message}", err=True)
+
+
 def main() -> None:
     """Run a command. What a user can mend is one sentence on stderr and exit status 2; a fault of ours a traceback."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            app()
     except Exception as error:
         said = sentence(error, options_of(typer.main.get_command(app), sys.argv[1:]))
         if said is None:

@@ -45,4 +45,6 @@ def check(constraint: Annotated[str, typer.Argument(help="name:field=value,...",
         check_constraint(made)
     except AssertionError as error:
         raise ValueError(f"{made} breaks a law: {error}") from None
+    except Exception as error:  # a constraint is anybody's code
+        raise ValueError(f"{made} raised {type(error).__name__}: {error}; report it to its authors") from error
     typer.echo(f"{made} obeys the laws of a constraint")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[bool]:
-    """Show which network is worked on, and warnings in one line each; yields whether to show how far each has got.
+    """Show which network is worked on; yields whether to show how far each has got.
 
     The library shows bars where somebody may watch them, else a line an epoch, which a log file can hold.
     """
@@ -23,14 +21,8 @@ def progress(quiet: bool) -> Iterator[bool]:
     logger.propagate = False
     logger.addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _one_line
-            yield not quiet
+        yield not quiet
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
-
-
-def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"art-atmc: warning: {message}", file=sys.stderr)

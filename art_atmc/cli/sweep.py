@@ -60,8 +60,12 @@ def sweep(
     with progress(quiet) as verbose:
         study = Study(settings, output, recipes.Schedule(schedule), verbose=verbose)
         if search:
+            if seeds > 1 or len(recipe or ()) > 1:
+                raise ValueError("`search` trains one `recipe` from one seed; give one recipe, and leave out `seeds`")
+            made, only = recipes.named((recipe or ["ATMC-b"])[0], 0)
+            widths = [only] if only else widths
             sizes = (min(densities), max(densities)), (min(widths), max(widths))
-            found = points.search(study, points.Search((recipe or ["ATMC-b"])[0], *sizes, search, seed))
+            found = points.search(study, points.Search(made.name, *sizes, search, seed))
         else:
             names = recipe or [name for name in recipes.RECIPES if name != "ND" and not (own and name == "ALR")]
             found = points.sweep(study, study.grid(names, densities, widths, range(seed, seed + seeds), own))

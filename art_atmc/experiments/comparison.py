@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, final
 
 import torch
+from pydantic import ConfigDict
 from rich.table import Table
 
 from art_atmc.compression.constraints import Sparsity
@@ -19,7 +20,15 @@ from art_atmc.experiments.folder import METRICS, SETTINGS, check_conditions, cla
 from art_atmc.experiments.point import Point
 from art_atmc.experiments.rehearsal import rehearse
 from art_atmc.experiments.settings import Settings
-from art_atmc.experiments.train_and_test import EVALUATION, HISTORY, MODEL, POINT, read_history, train_and_test
+from art_atmc.experiments.train_and_test import (
+    EVALUATION,
+    HISTORY,
+    MODEL,
+    POINT,
+    finished,
+    read_history,
+    train_and_test,
+)
 from art_atmc.files.model import CompressedModel
 from art_atmc.files.state_dict import export_state_dict
 from art_atmc.networks.by_name import require_fit
@@ -28,9 +37,17 @@ from art_atmc.support.reading import read_json
 from art_atmc.support.terminal import figures
 from art_atmc.support.versions import versions
 
-__all__ = ["compare", "table"]
+__all__ = ["compare"]
 
 KINDS: Final = ("dense", "compressed")
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class _Earlier:
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
+
+    machine: dict[str, Any]
 
 
 def compare(
@@ -54,22 +71,23 @@ def compare(
         _clear(output)
     plain = settings.plain()
     conditions = {name: value for name, value in plain.items() if name != "data_dir"}
-    if done := _finished(output, conditions, wanted):
-        return done
-    dataset = load(settings.data, settings.data_dir)
-    require_fit(settings.network, dataset.x_train.shape[1:], dataset.nb_classes, dataset.name)
-    for kind, one in wanted.items():
-        if not (output / kind / MODEL).exists():
-            rehearse(one, dataset, output)
-    claim(output / SETTINGS, conditions, {"data_dir": plain["data_dir"]})
-    points: dict[str, Point] = {}
-    for kind, one in wanted.items():
-        with lock(output / kind):
-            points[kind] = train_and_test(one, output / kind, dataset, verbose=verbose)
+    _check_folder(output, conditions)
+    unfinished = {kind: one for kind, one in wanted.items() if not finished(output / kind)}
+    if unfinished:
+        dataset = load(settings.data, settings.data_dir)
+        require_fit(settings.network, dataset.x_train.shape[1:], dataset.nb_classes, dataset.name)
+        for kind, one in unfinished.items():
+            if not (output / kind / MODEL).exists():
+                rehearse(one, dataset, output)
+        claim(output / SETTINGS, conditions, {"data_dir": plain["data_dir"]})
+        for kind, one in unfinished.items():
+            with lock(output / kind):
+                train_and_test(one, output / kind, dataset, verbose=verbose)
+    points = {kind: Point.load(output / kind) for kind in wanted}
     metrics: dict[str, Any] = {
         "schema": 1,
         "settings": plain,
-        "machine": _machine(),
+        "machine": _machine(output / METRICS),
         "data": _shares(points["compressed"]),
         **{kind: _figures(wanted[kind], point, output / kind) for kind, point in points.items()},
     }
@@ -83,16 +101,11 @@ def compare(
     return metrics
 
 
-def _finished(output: Path, conditions: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any] | None:
-    """The metrics that an earlier call left; None where there is something to do."""
-    file = output / METRICS
-    if file.exists() and not (output / SETTINGS).exists():
+def _check_folder(output: Path, conditions: Mapping[str, Any]) -> None:
+    """Refuse a folder of other settings, and one that something else has filled."""
+    if (output / METRICS).exists() and not (output / SETTINGS).exists():
         raise FileExistsError(f"{output} holds the results of another run; choose another `output`, or `overwrite`")
     check_conditions(output / SETTINGS, conditions)
-    if not file.exists():
-        return None
-    done = read_json(file, dict[str, Any], "the metrics of art-atmc train", "delete it and train again")
-    return done if all(kind in done for kind in wanted) else None
 
 
 def _clear(output: Path) -> None:
@@ -137,7 +150,11 @@ def _shares(point: Point) -> dict[str, Any]:
     return {"name": point.data, **dict(zip(("train", "validation", "test"), n, strict=True))}
 
 
-def _machine() -> dict[str, Any]:
+def _machine(file: Path) -> dict[str, Any]:
+    """Where the networks were trained: this machine, unless an earlier call that finished them says otherwise."""
+    if file.exists():
+        remedy = "delete it and start the same command again"
+        return read_json(file, _Earlier, "the metrics of art-atmc train", remedy).machine
     return {
         **versions(),
         "processor": platform.machine(),

@@ -146,7 +146,9 @@ class Point:
         """
         :raises ValueError: naming the file, when it is no point of this version.
         """
-        return read_json(folder / "point.json", cls, f"a point of schema {SCHEMA}", "delete it and sweep again")
+        return read_json(
+            folder / "point.json", cls, f"a point of schema {SCHEMA}", "delete it and start the same command again"
+        )
 
 
 @final
@@ -178,7 +180,7 @@ class Examples:
         path = folder / "examples.npz"
         with (
             path.open("rb") as file,  # numpy leaves a file that it can't read open
-            readable(path, "an archive of examples", "delete it and sweep again"),
+            readable(path, "an archive of examples", "delete it and start the same command again"),
             np.load(file, allow_pickle=False) as arrays,
         ):
             return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})

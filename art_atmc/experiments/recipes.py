@@ -160,7 +160,7 @@ def plan(
     >>> [(stage.recipe.name, stage.epochs) for stage in plan("ATMC-8", 0.1, 4, 0, 4, Schedule.REFERENCE).chain]
     [('DA', 4), ('AL0', 4), ('ATMC-32', 4), ('ATMC-b', 3)]
     """
-    made, bits = _named(recipe, bits)
+    made, bits = named(recipe, bits)
     made.constraints(density, bits)  # refuses sizes out of range
     if made.low_rank and constraints:
         raise ValueError(f"`constraint` is nothing that {made.name} can obey, whose rank follows from the density")
@@ -190,8 +190,15 @@ def plan(
     return dataclasses.replace(stage, epochs=epochs - half, before=dense)
 
 
-def _named(recipe: str, bits: int) -> tuple[Recipe, int]:
-    """The recipe of a name, and the bits that the name says, else ``bits``."""
+def named(recipe: str, bits: int) -> tuple[Recipe, int]:
+    """The recipe of a name, and the bits that the name says, else ``bits``.
+
+    :raises ValueError: for an unknown recipe, naming the one that may be meant.
+
+    >>> made, bits = named("ATMC-8", bits=4)
+    >>> made.name, bits
+    ('ATMC-b', 8)
+    """
     stem, _, width = recipe.rpartition("-")
     if recipe not in RECIPES and width.isdecimal() and f"{stem}-b" in RECIPES:
         return RECIPES[f"{stem}-b"], int(width)

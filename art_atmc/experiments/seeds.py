@@ -15,7 +15,7 @@ from art_atmc.support.atomic import write_file
 from art_atmc.support.statistics import Spread
 from art_atmc.support.terminal import figures
 
-__all__ = ["repeat", "spread_table"]
+__all__ = ["repeat"]
 
 FIGURES: Final = ("clean_accuracy", "robust_accuracy", "nnz", "file_bytes")
 

@@ -26,7 +26,7 @@ from art_atmc.plugins import parse
 from art_atmc.training.objectives import Adversarial, Natural, Objective
 from art_atmc.training.rates import Hold, Rate
 
-__all__ = ["TESTS", "Settings"]
+__all__ = ["Settings"]
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 TESTS: Final = ("pgd", "test", *SUITES)
@@ -75,7 +75,8 @@ class Settings:
     :param validation: share of the training data on which the best epoch is chosen, in (0, 1).
     :param augment: shift and mirror training images at random.
     :param seed: of everything random.
-    :param suite: what the network is tested with, one of :data:`TESTS`.
+    :param suite: what the network is tested with, ``pgd``, ``test``, or a name in
+        :data:`art_atmc.evaluation.SUITES`.
     :param recipe: what tables call the method, such as ``ATMC-b``.
     :param adversarial: whether it is trained under the attack.
     :param low_rank: whether it starts from truncated singular value decompositions.

@@ -20,7 +20,7 @@ from art_atmc.experiments.point import Point
 from art_atmc.experiments.recipes import Schedule, Stage, plan
 from art_atmc.experiments.rehearsal import rehearse
 from art_atmc.experiments.settings import Settings
-from art_atmc.experiments.train_and_test import MODEL, POINT, Start, new_model, train, train_and_test
+from art_atmc.experiments.train_and_test import MODEL, Start, finished, new_model, train, train_and_test
 from art_atmc.networks.by_name import require_fit
 
 __all__ = ["Study"]
@@ -118,7 +118,7 @@ class Study:
         return lock(self.folder(stage))
 
     def finished(self, stage: Stage) -> bool:
-        return all((self.folder(stage) / name).exists() for name in (POINT, MODEL))
+        return finished(self.folder(stage))
 
     def point(self, stage: Stage) -> Point:
         """Train what is not trained yet, test it, and write ``point.json``; a finished point is read.

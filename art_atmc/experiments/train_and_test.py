@@ -37,7 +37,7 @@ from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.augmentation import crop_and_flip
 from art_atmc.training.loop import ObjectiveTrainer
 
-__all__ = ["MODEL", "Start", "train", "train_and_test"]
+__all__ = ["Start", "fit", "new_trainer", "split", "train", "train_and_test"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def train_and_test(
     :param curve: whether to measure a security curve and to keep adversarial examples.
     :param verbose: show progress bars.
     """
-    if (folder / POINT).exists() and (folder / MODEL).exists():
+    if finished(folder):
         return Point.load(folder)
     train(settings, folder, dataset, start=start, verbose=verbose)
     model = CompressedModel.load(folder / MODEL)
@@ -107,6 +107,11 @@ def train_and_test(
     )
     point.save(folder)
     return point
+
+
+def finished(folder: Path) -> bool:
+    """Whether :func:`train_and_test` has nothing left to do there."""
+    return (folder / POINT).exists() and (folder / MODEL).exists()
 
 
 def train(
@@ -223,7 +228,6 @@ def _point(
     x_train, _, x_val, y_val = split(settings, dataset)
     rows = read_history(folder)
     weights = compressible(classifier.model, settings.ignore)
-    bits = paper_bits(weights) if any(c.coded for c in settings.constraints) else 32 * weights.nnz()
     return Point(
         recipe=settings.recipe,
         density=settings.density,
@@ -246,7 +250,7 @@ def _point(
         attacks={a.name: Accuracy(int(a.correct.sum()), len(a.correct)) for a in evaluation.attacks},
         nnz=weights.nnz(),
         dense_size=weights.dense_size,
-        paper_ratio=bits / (32 * weights.dense_size),
+        paper_ratio=paper_bits(weights) / (32 * weights.dense_size),
         file_bytes=model.save(folder / MODEL),
         dense_bytes=model.dense_bytes,
         seconds=round(sum(row["seconds"] for row in rows), 1),
