@@ -264,6 +264,26 @@ def test_objectives_learn_with_it(make_classifier, digits, objective):
     assert losses[-1] < losses[0]
 
 
+def test_trades_refuses_first_visits_at_the_example_itself(make_classifier, digits):
+    """Its divergence has no gradient there, so that no perturbation would ever grow."""
+    x, y = digits[0][:20], digits[1][:20]
+    for random_start in (True, False):
+        attack = Recycled(PGD(0.1, 0.05, 1, random_start=random_start))
+        trainer = ObjectiveTrainer(make_classifier(), TRADES(attack), verbose=False)
+        if random_start:
+            trainer.fit(x, y, nb_epochs=1)
+        else:
+            with pytest.raises(ValueError, match="random start"):
+                trainer.fit(x, y, nb_epochs=1)
+
+
+def test_a_radius_in_other_units_is_noticed(make_classifier, digits):
+    x, y = digits[0][:20], digits[1][:20]
+    trainer = ObjectiveTrainer(make_classifier(), Adversarial(Recycled(PGD(8.0, 2.0, 1))), verbose=False)
+    with pytest.warns(UserWarning, match="same units"):
+        trainer.fit(x, y, nb_epochs=1)
+
+
 def test_what_it_cannot_be_built_on_is_refused():
     Recycled(steps(1, random_start=True))
     with pytest.raises(TypeError, match="must be a PGD"):

@@ -75,6 +75,16 @@ class Recycled(Adversary):
             raise ValueError("; ".join(faults))
         object.__setattr__(self, "memory", Perturbations(self.attack.eps, self.dtype))
 
+    @property
+    def eps(self) -> float:
+        """The radius."""
+        return self.attack.eps
+
+    @property
+    def random_start(self) -> bool:
+        """Whether the first visit of an example begins off the example itself."""
+        return self.attack.random_start
+
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         rows = problem.rows
         if rows is None:
