@@ -95,6 +95,11 @@ def test_sweep_and_report(command, tmp_path):
     assert "ATMC-2" in (tmp_path / "study" / "report.html").read_text()
     folder = next(folder for folder, point in points(tmp_path / "study") if point.recipe == "DA")
     assert "worst case" in command("evaluate", folder, "--examples", 20, "--quiet").out
+    (folder / "history.jsonl").write_text("cut")
+    left_out = command("report", tmp_path / "study")
+    assert left_out.out.strip() == page
+    assert left_out.err.startswith(f"art-atmc: left out of the report: {folder.name} (history.jsonl is damaged")
+    assert left_out.err.count("\n") == 1
 
 
 def test_a_network_of_ones_own_is_trained_swept_and_evaluated(command, tmp_path, monkeypatch):

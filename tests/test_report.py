@@ -364,6 +364,16 @@ def test_failed_checks_stand_in_front(tmp_path, page):
     assert "All 8 self-checks of the evaluations passed." in page.text
 
 
+def test_doubts_of_the_training_are_told_once(tmp_path):
+    failed = Finding("steps", Severity.FAILED, "the gradients lead nowhere")
+    doubts = ("no weight is left in conv1; raise the density", f"self-check failed, steps: {failed.sentence}")
+    make_point(tmp_path, "AL0", 0.1, findings=(failed,), doubts=doubts, **BARE)
+    page = Page(write(tmp_path))
+    assert "<strong>training</strong>: no weight is left in conv1" in page.box("care")
+    assert page.source.count(failed.sentence) == 1
+    assert not Page(write(tmp_path)).box("care").count("self-check failed")
+
+
 def damage_history(folder: Path) -> None:
     (folder / "history.jsonl").write_text('{"epoch": 1')
 

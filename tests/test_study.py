@@ -23,7 +23,7 @@ from art_atmc.experiments.point import Examples, Point, points
 from art_atmc.experiments.recipes import RECIPES, Schedule
 from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.study import Study
-from art_atmc.experiments.sweep import Search, search, sweep
+from art_atmc.experiments.sweep import Search, _trials, search, sweep
 
 SETTINGS = Settings.resolved("digits", epochs=4, max_iter=2, lr=0.1, suite="test")
 
@@ -209,6 +209,26 @@ def test_a_search_uses_validation_figures_and_goes_on(tmp_path, monkeypatch):
         assert repr(point.validation[1])[:8] in journal
     monkeypatch.setattr(one_network, "new_trainer", None)  # nothing is trained again
     assert search(study, dataclasses.replace(wanted, trials=3)) == more
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"garbage\n",
+        b"{}\n",
+        b"[1]\n",
+        b'{"op_code": 99}\n',
+        b'{"op_code": 0, "worker_id": "a"}\n',
+        b"\x00\xff",
+    ],
+)
+def test_a_journal_that_is_none_is_named_with_what_to_do(tmp_path, content):
+    optuna, path, wanted = pytest.importorskip("optuna"), tmp_path / "journal.log", Search("AL0", (0.01, 0.2))
+    assert _trials(optuna, path, wanted).trials == []
+    assert _trials(optuna, path, wanted).trials == []  # read back
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"journal.log is not a journal of Optuna.*delete it; finished networks are"):
+        _trials(optuna, path, wanted)
 
 
 def test_a_search_asks_again_for_what_a_killed_process_left(tmp_path, monkeypatch):

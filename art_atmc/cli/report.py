@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -14,5 +15,11 @@ def report(
 ) -> None:
     """Write one HTML page, with pictures, about all networks of a folder."""
     from art_atmc.experiments.report import write
+    from art_atmc.support.terminal import printable
 
-    typer.echo(str(write(folder, output)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        page = write(folder, output)
+    for warning in caught:
+        typer.echo(f"art-atmc: {printable(warning.message)}", err=True)
+    typer.echo(str(page))

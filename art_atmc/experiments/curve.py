@@ -13,6 +13,7 @@ from art_atmc.attacks import Problem, perturb
 from art_atmc.attacks.base import Adversary
 from art_atmc.attacks.pgd import PGD
 from art_atmc.classifiers.inputs import arrays
+from art_atmc.classifiers.labels import predicted
 from art_atmc.classifiers.network import Network
 from art_atmc.data import Dataset
 from art_atmc.experiments.point import Curve, Examples
@@ -47,8 +48,8 @@ def security_curve(settings: Settings, classifier: PyTorchClassifier, dataset: D
     batch = next(batches.epoch(None))
     shown, labels = (part[:SHOWN].to(classifier.device) for part in (batch.x, batch.y))
     perturbed = perturb(problem, attack(settings.eps), shown, labels)
-    predicted = [problem.answers(images).argmax(dim=1).cpu().numpy() for images in (shown, perturbed)]
-    Examples(shown.cpu().numpy(), perturbed.cpu().numpy(), y[:SHOWN], *predicted).save(folder)
+    answers = [predicted(problem.answers(images)).cpu().numpy() for images in (shown, perturbed)]
+    Examples(shown.cpu().numpy(), perturbed.cpu().numpy(), y[:SHOWN], *answers).save(folder)
     return Curve(f"PGD-{STEPS}", tuple(radii), correct, len(x))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from filelock import Timeout
@@ -17,6 +18,7 @@ from rich.console import Console
 from art_atmc.experiments.point import Point
 from art_atmc.experiments.recipes import RECIPES, Stage
 from art_atmc.experiments.study import Study
+from art_atmc.support.reading import readable
 
 if TYPE_CHECKING:
     import optuna
@@ -104,14 +106,7 @@ def search(study: Study, wanted: Search) -> list[Point]:
     optuna = _optuna()
     smallest = study.stage(wanted.recipe, wanted.densities[0], wanted.bits[0], wanted.seed)
     study.prepare(_possible(study, [smallest]))
-    journal = optuna.storages.journal.JournalFileBackend(str(study.output / "journal.log"))
-    trials = optuna.create_study(
-        study_name=f"{wanted.recipe} {wanted.densities} {wanted.bits} {wanted.seed}",
-        storage=optuna.storages.JournalStorage(journal),
-        directions=["minimize", "maximize", "maximize"],
-        sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, wanted.trials // 4)),
-        load_if_exists=True,
-    )
+    trials = _trials(optuna, study.output / "journal.log", wanted)
     complete = optuna.trial.TrialState.COMPLETE
     for stage in _unfinished(study, wanted, trials):
         trials.enqueue_trial({"density": stage.density, "bits": stage.bits})
@@ -133,6 +128,22 @@ def search(study: Study, wanted: Search) -> list[Point]:
         stage = _stage_of(study, wanted, trial)
         points[stage.name] = study.point(stage)
     return sorted(points.values(), key=lambda point: point.file_bytes)
+
+
+def _trials(optuna: Any, path: Path, wanted: Search) -> optuna.Study:
+    """Those of the journal, which is made where there is none."""
+    remedy = "delete it; finished networks are kept, and read when the search asks for them"
+    with readable(path, "a journal of Optuna", remedy):
+        try:
+            return optuna.create_study(  # type: ignore[no-any-return]
+                study_name=f"{wanted.recipe} {wanted.densities} {wanted.bits} {wanted.seed}",
+                storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path))),
+                directions=["minimize", "maximize", "maximize"],
+                sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, wanted.trials // 4)),
+                load_if_exists=True,
+            )
+        except (AssertionError, TypeError) as error:  # what Optuna raises for JSON that is none of its own
+            raise ValueError(str(error)) from None
 
 
 def _unfinished(study: Study, wanted: Search, trials: optuna.Study) -> list[Stage]:

@@ -88,16 +88,19 @@ def seeds(lines: Sequence[Line]) -> list[Row]:
 
 
 def doubts(found: Iterable[Result]) -> list[Doubt]:
-    """What the self-checks found and what the suites did not run, failures first; what is said twice is said once."""
+    """What the self-checks found, what the suites did not run and what the trainings left, failures first.
+
+    What is said twice is said once.
+    """
     networks: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
     for result in found:
-        for said in _said(result.evaluation):
+        for said in _said(result.evaluation, result.point):
             networks[said].append(f"{result.point.label}, seed {result.point.seed}")
     made = [Doubt(*said, networks=tuple(labels)) for said, labels in networks.items()]
     return sorted(made, key=lambda doubt: not doubt.failed)
 
 
-def _said(evaluation: Evaluation) -> Iterator[tuple[str, str, bool]]:
+def _said(evaluation: Evaluation, point: Point) -> Iterator[tuple[str, str, bool]]:
     if evaluation.missing:
         missing = ", ".join(evaluation.missing)
         yield "interrupted", f"{missing} did not run, so that the accuracy may be lower; evaluate it again", True
@@ -106,6 +109,10 @@ def _said(evaluation: Evaluation) -> Iterator[tuple[str, str, bool]]:
     for finding in evaluation.findings:
         if finding.severity is not Severity.PASSED:
             yield finding.check, finding.sentence, finding.severity is Severity.FAILED
+    known = [finding.sentence for finding in evaluation.findings]
+    for sentence in point.doubts:
+        if not sentence.endswith(tuple(known)):  # those of the self-checks among them
+            yield "training", sentence, False
 
 
 def headline(found: Sequence[Result]) -> str:
