@@ -57,6 +57,17 @@ class Tied(nn.Module):
         return self.head(self.second(self.first(x.flatten(1)).relu()))
 
 
+class Pair(nn.Module):
+    """Two networks in one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([Small(), Small()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.members[0](x) + self.members[1](x)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """A sound file, what is in it, and a network that it fits."""
@@ -75,7 +86,7 @@ class Sample:
 
 @functools.cache
 def samples() -> list[Sample]:
-    """Every form of encoding: factored and coded; sparse; dense; coded; tied."""
+    """Every form of encoding: factored and coded; sparse; dense; coded; tied; two networks."""
     both = [Sparsity(0.2), Quantization(2)]
     return [
         _sample(Small, decompose(_seeded(Small)), both),
@@ -83,6 +94,7 @@ def samples() -> list[Sample]:
         _sample(Small, _seeded(Small), []),
         _sample(Small, _seeded(Small), [Quantization(1)]),
         _sample(Tied, _seeded(Tied), both),
+        _sample(Pair, _seeded(Pair), [Sparsity(0.2)], members=2),
     ]
 
 
@@ -91,7 +103,9 @@ def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
     return build()
 
 
-def _sample(build: Callable[[], nn.Module], network: nn.Module, constraints: list[Constraint]) -> Sample:
+def _sample(
+    build: Callable[[], nn.Module], network: nn.Module, constraints: list[Constraint], members: int = 0
+) -> Sample:
     weights = compressible(network)
     with torch.no_grad():
         for tensor in weights.values():
@@ -99,7 +113,8 @@ def _sample(build: Callable[[], nn.Module], network: nn.Module, constraints: lis
     for constraint in constraints:
         weights.assign_(constraint.project(weights))
     classifier = PyTorchClassifier(network, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1), device_type="cpu")
-    model = CompressedModel.of(classifier, constraints, metrics={"accuracies": [0.5, 0.25]})
+    parts = {f"members.{i}": CompressedModel.of(network.members[i]) for i in range(members)}
+    model = CompressedModel.of(classifier, constraints, metrics={"accuracies": [0.5, 0.25]}, members=parts)
     payload = b"".join(tensor.record for tensor in model.tensors.values())
     return Sample(model, constraints, payload, serialized(model.manifest, model.index, payload), build)
 

@@ -112,7 +112,7 @@ def test_mutants_reach_every_depth(mutant_path):
     assert any("restore" in depth for depth in reached)
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_sound_files_are_accepted(load, number):
     sample = samples()[number]
     for data in (sample.data, forge(*sample.texts, sample.payload), forge_1(*sample.texts, sample.payload)):

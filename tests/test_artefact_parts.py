@@ -133,6 +133,22 @@ def test_ensemble_is_one_file_and_gives_its_members_back(ensemble):
         small.member("members.3")
 
 
+def test_what_members_leave_alone_is_no_weight_of_the_whole(tmp_path):
+    constraints = [Sparsity(0.2)]
+    members = [obeying(seeded(Net), constraints, ["head"]) for _ in range(2)]
+    files = {f"members.{i}": CompressedModel.of(one, constraints, ignore=["head"]) for i, one in enumerate(members)}
+    inner = Ensemble(members, [1.0, 1.0])
+    CompressedModel.of(inner, constraints, members=files).save(tmp_path / "a.atmc")
+    small = CompressedModel.load(tmp_path / "a.atmc")
+    small.verify(Ensemble([Net(), Net()], [0.0, 0.0]))
+    assert small.index.compressed == ["members.0.fc.weight", "members.1.fc.weight"]
+    whole = CompressedModel.of(
+        Ensemble([inner], [1.0]), constraints, members={"members.0": small}
+    )  # one within another
+    whole.verify(Ensemble([Ensemble([Net(), Net()], [0.0, 0.0])], [0.0]))
+    whole.member("members.0").member("members.1").verify(Net())
+
+
 def test_members_that_changed_are_refused(ensemble):
     model, files, _ = ensemble
     exchanged = dict(zip(files, reversed(files.values()), strict=True))

@@ -217,12 +217,25 @@ def _matrices(layer: nn.Module) -> Iterator[tuple[str, dict[str, nn.Parameter], 
         parameters = dict(form.named_parameters(recurse=False))
         if isinstance(form[0], Factorization):
             parameters = dict(zip((f"{local}.{name}" for name in form[0].names), parameters.values(), strict=True))
-        weight = getattr(layer, local)
-        if parameters and weight.dim() > 1:
-            yield local, parameters, weight.numel()
+        shape = _formed_shape(layer, local, form)
+        if parameters and len(shape) > 1:
+            yield local, parameters, shape.numel()
     for local, parameter in layer.named_parameters(recurse=False):
         if parameter.dim() > 1 and not local.startswith("bias"):
             yield local, {local: parameter}, parameter.numel()
+
+
+@torch.no_grad()
+def _formed_shape(layer: nn.Module, local: str, form: nn.Module) -> torch.Size:
+    """The shape of a parametrized weight. Some change their buffers where one is formed in training (spectral norm)."""
+    modes = [(module, module.training) for module in form.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        return getattr(layer, local).shape
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _parametrizations(layer: nn.Module) -> dict[str, parametrize.ParametrizationList]:

@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from art_atmc.classifiers.modes import evaluating
 from art_atmc.compression.factors import factors_of
 from art_atmc.compression.weights import Weights, compressible, unwrapped
 from art_atmc.files.container import MAX_TEXT
@@ -52,7 +51,7 @@ def check_encodable(
 def weights_of(model: nn.Module, ignore: Sequence[str]) -> Weights:
     """What constraints act on, by our names; also in a network that is frozen, since nothing is trained any more."""
     names = Names(unwrapped(model))
-    with _trainable(model), evaluating(model):  # spectral norm iterates where its weight is read in training
+    with _trainable(model):
         weights = compressible(model, ignore)
     return weights.like({names.plain(name): tensor.detach() for name, tensor in weights.items()})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def encoded_parts(
     model, fields = _described(given, input_shape)
     if mantissa_bits is not None and not 1 <= mantissa_bits <= 52:
         raise ValueError(f"`mantissa_bits` must be from 1 to 52, got {mantissa_bits}; float32 has 23, bfloat16 7")
-    left = [*ignore, *(f"{name}.{pattern}" for name, one in members.items() for pattern in one.manifest.ignore)]
+    left = [*ignore, *_members_ignore({name: one.manifest for name, one in members.items()})]
     check_encodable(model, left, metrics=metrics)
     weights = weights_of(model, left)
     _check_hold(constraints, weights, "fit() ends on weights that do, and later training breaks them")
@@ -89,6 +89,12 @@ def verify(model: CompressedModel, module: nn.Module | None) -> None:
         model.member(name).verify(None if module is None else module.get_submodule(name))
 
 
+def _members_ignore(members: Mapping[str, Manifest]) -> Iterator[str]:
+    """What the constraints of members leave alone, by its names in the whole network."""
+    for name, one in members.items():
+        yield from (f"{name}.{pattern}" for pattern in (*one.ignore, *_members_ignore(one.members)))
+
+
 def _described(given: Any, input_shape: Sequence[int] | None) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and what the manifest says of what is around it."""
     if isinstance(given, PyTorchClassifier):
@@ -126,11 +132,12 @@ def _required(model: CompressedModel, module: nn.Module | None) -> list[str]:
     """The dense names of the weights that the constraints must hold for."""
     if module is None and model.manifest.network is not None:
         module = model.check_network()
+    ignore = [*model.manifest.ignore, *_members_ignore(model.manifest.members)]
     if module is not None:
-        return list(dict.fromkeys(_dense(name, model) for name in weights_of(module, model.manifest.ignore)))
+        return list(dict.fromkeys(_dense(name, model) for name in weights_of(module, ignore)))
     floating = {n: t for n, t in model.tensors.items() if DTYPES[t.dtype].is_floating_point}
     matrices = dict.fromkeys(model.owner(name) for name, tensor in floating.items() if len(tensor.shape) > 1)
-    return [name for name in matrices if not any(matches(pattern, name) for pattern in model.manifest.ignore)]
+    return [name for name in matrices if not any(matches(pattern, name) for pattern in ignore)]
 
 
 def _dense(name: str, model: CompressedModel) -> str:
