@@ -8,14 +8,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import FastGradientMethod
+from art.estimators.classification import PyTorchClassifier
 from hypothesis import given
 from hypothesis import strategies as st
 
 from art_atmc import PGD, TRADES, Adversarial, Quantization, Ramp, Sparsity, Tightening
-from art_atmc.attacks import APGD, DLR, WRM, Square
+from art_atmc.attacks import APGD, DLR, WRM, Square, adversary
+from art_atmc.compression import fit_codebook
 from art_atmc.evaluation.suites import Attack, Suite
+from art_atmc.networks import digits_cnn
 from art_atmc.plugins import from_repr
 from art_atmc.support.numbers import Flag, Real, Whole, check_numbers
+from art_atmc.training.augmentation import CropAndFlip
+from art_atmc.training.rates import Cosine, Hold, OneCycle
 
 PLAIN = [
     Sparsity(0.25),
@@ -30,6 +36,10 @@ PLAIN = [
     Adversarial(PGD(0.5, 0.25, 3), 0.25),
     TRADES(PGD(0.5, 0.25, 3), 2.0),
     Attack("twice", PGD(0.5, 0.25, 3), restarts=2),
+    Hold(0.5, 0.25),
+    Cosine(0.25),
+    OneCycle(0.25),
+    CropAndFlip(2),
     Suite("mine", 0.5, 2.0, (Attack("one", PGD(0.5, 0.25, 3, 2)),)),
 ]
 
@@ -105,3 +115,10 @@ def test_all_faults_are_named_at_once():
 
     with pytest.raises(ValueError, match="`a` must be .*`b` must be .*c is missing"):
         Pair(2, 0)
+
+
+def test_functions_take_scalars_of_numpy_too():
+    assert digits_cnn(np.int64(3)) is not None
+    assert len(fit_codebook(torch.rand(50), np.int32(4))) == 4
+    classifier = PyTorchClassifier(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), (2,), 2)
+    assert isinstance(adversary(FastGradientMethod(classifier, eps=np.float64(0.5)), classifier), PGD)

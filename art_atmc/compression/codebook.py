@@ -103,7 +103,7 @@ def _check(values: Tensor, size: int, start: Tensor | None) -> None:
     faults = []
     if not values.numel():
         faults.append("`values` must hold at least one entry, got none; an empty tensor needs no codebook")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         faults.append(f"`size` must be an integer of at least 1, got {size!r}; give the largest number of codes")
     elif start is not None and not (0 < start.numel() <= size and start.isfinite().all()):
         faults.append(

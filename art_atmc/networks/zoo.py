@@ -16,6 +16,8 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from art_atmc.support.numbers import Whole
+
 __all__ = ["NETWORKS", "ImageNetwork", "digits_cnn", "lenet", "lenet_relu", "resnet18", "resnet34", "wide_resnet16_8"]
 
 
@@ -282,8 +284,4 @@ def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _head(features: int, nb_classes: int) -> nn.Linear:
-    if isinstance(nb_classes, bool) or not isinstance(nb_classes, int) or nb_classes < 2:
-        raise ValueError(
-            f"`nb_classes` must be an integer of at least 2, got {nb_classes!r}; give the number of classes of the data"
-        )
-    return nn.Linear(features, nb_classes)
+    return nn.Linear(features, Whole(2, None, "give the number of classes of the data").plain("nb_classes", nb_classes))

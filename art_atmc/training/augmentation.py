@@ -8,6 +8,8 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from art_atmc.support.numbers import Whole, check_numbers
+
 __all__ = ["CropAndFlip", "ShiftAndMirror", "crop_and_flip"]
 
 
@@ -29,8 +31,7 @@ class CropAndFlip:
     padding: int = 4
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise ValueError(f"`padding` must be at least 0, got {self.padding}; 4 pixels are usual for 32x32")
+        check_numbers(self, padding=Whole(0, None, "4 pixels are usual for 32x32"))
 
     def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (N, C, H, W), moved."""

@@ -25,6 +25,7 @@ from art_atmc.classifiers.inputs import arrays, augmented, drawing_defences
 from art_atmc.classifiers.labels import misclassified
 from art_atmc.classifiers.modes import kept_in_evaluation
 from art_atmc.classifiers.network import Network
+from art_atmc.support.numbers import Whole
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack, number_of_batches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
@@ -109,8 +110,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             raise ValueError(
                 f"`precision` must be torch.bfloat16 or None, got {precision}; float16 would need its losses scaled"
             )
-        if not isinstance(accumulate, int) or accumulate < 1:
-            raise ValueError(f"`accumulate` must be at least 1, got {accumulate}; it counts batches of a step")
+        accumulate = Whole(1, None, "it counts batches of a step").plain("accumulate", accumulate)
         super().__init__(classifier)
         self.objective = objective
         self.accumulate, self.compile = accumulate, compile
@@ -473,7 +473,7 @@ def _without_memory(attack: Any) -> Any:
 def _check_radius(attack: Any, sample: Tensor, clip_values: Any) -> None:
     """Say when radius and data can hardly have one scale."""
     eps = getattr(attack, "eps", None)
-    if clip_values is None or not isinstance(eps, int | float):
+    if clip_values is None or not isinstance(eps, int | float | np.number):
         return
     span = float(np.max(clip_values[1])) - float(np.min(clip_values[0]))
     if eps >= span or eps < span / 2000:

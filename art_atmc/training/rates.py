@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 import torch
 
+from art_atmc.support.numbers import Real, check_numbers
+
 __all__ = ["Constant", "Cosine", "Hold", "OneCycle", "PerStep", "Rate", "Scheduler"]
 
 
@@ -72,7 +74,9 @@ class Hold(Rate):
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= self.hold < 1:
+        share = Real("[0, 1)", "a rate needs 0 <= warmup <= hold < 1, shares of the run")
+        check_numbers(self, warmup=share, hold=share)
+        if self.warmup > self.hold:
             raise ValueError(
                 f"a rate needs 0 <= warmup <= hold < 1, got warmup={self.warmup}, hold={self.hold}; they are shares of "
                 "the run"
@@ -97,8 +101,7 @@ class Cosine(Rate):
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup}; it is a share of the run")
+        check_numbers(self, warmup=Real("[0, 1)", "it is a share of the run"))
 
     def share(self, progress: float) -> float:
         after = max(progress - self.warmup, 0) / (1 - self.warmup)
@@ -122,8 +125,7 @@ class OneCycle(Rate):
     peak: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.peak < 1:
-            raise ValueError(f"`peak` must be in (0, 1), got {self.peak}; it is a share of the run")
+        check_numbers(self, peak=Real("(0, 1)", "it is a share of the run"))
 
     def share(self, progress: float) -> float:
         return min(_warm(progress, self.peak), (1 - progress) / (1 - self.peak))

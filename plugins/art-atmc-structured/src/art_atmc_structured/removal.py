@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from art_atmc import recompose
+from art_atmc.support.numbers import Whole
 from art_atmc_structured.constants import EQUAL, Reader
 from art_atmc_structured.coupling import CONVOLUTIONS, Ends, coupled_channels, filters_first, inputs_first
 
@@ -63,8 +64,7 @@ def remove_filters(model: nn.Module, sample_input: Tensor, *, round_to: int = 1)
     """
     if not isinstance(sample_input, Tensor):
         raise TypeError(f"`sample_input` must be a tensor, got {type(sample_input).__name__}; see torch.from_numpy")
-    if type(round_to) is not int or round_to < 1:
-        raise ValueError(f"`round_to` must be an integer of at least 1, got {round_to!r}; give 1 for the least widths")
+    round_to = Whole(1, None, "give 1 for the least widths").plain("round_to", round_to)
     small = _plain_copy(model)
     every = [name for name, _ in small.named_parameters(remove_duplicate=False)]
     if shared := sorted(set(every) - dict(small.named_parameters()).keys()):
