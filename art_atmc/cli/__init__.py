@@ -16,6 +16,7 @@ from art_atmc.cli.export import export
 from art_atmc.cli.inspect import inspect
 from art_atmc.cli.report import report
 from art_atmc.cli.reproduce import reproduce
+from art_atmc.cli.resume import Resumable
 from art_atmc.cli.sweep import sweep
 from art_atmc.cli.train import train
 
@@ -44,7 +45,8 @@ def _options(
     """Train networks that are small and robust: ATMC for the Adversarial Robustness Toolbox."""
 
 
-for command in (train, evaluate, sweep, report, reproduce, inspect, export, bench):
+app.command(cls=Resumable)(train)
+for command in (evaluate, sweep, report, reproduce, inspect, export, bench):
     app.command()(command)
 app.add_typer(plugins.app, name="plugins")
 

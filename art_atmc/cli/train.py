@@ -9,10 +9,12 @@ import typer
 
 from art_atmc.cli.options import Conditions, Quiet, Seed, Seeds, Test, Threads, grouped
 from art_atmc.cli.progress import progress
+from art_atmc.cli.resume import note_options
 
 
 @grouped
 def train(
+    context: typer.Context,
     conditions: Conditions,
     output: Annotated[
         Path, typer.Option(help="Folder for metrics.json, history.jsonl and the networks; it is gone on with.")
@@ -33,12 +35,16 @@ def train(
     seeds: Seeds = 1,
     dense: Annotated[bool, typer.Option(help="Train the dense network too, for comparison.")] = True,
     threads: Threads = 1,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with an interrupted run: its folder, in place of all options that it was begun with."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again, whatever the folder holds.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a dense and a compressed network adversarially, and compare them on test data once.
 
-    Started again with the same options, it goes on where it was interrupted.
+    Started again with the same options, or as --resume DIR, it goes on where it was interrupted, within an epoch too.
     """
     import torch
     from rich.console import Console
@@ -57,6 +63,7 @@ def train(
         suite=suite,
         seed=seed,
     )
+    note_options(context, output)
     with progress(quiet) as verbose:
         if seeds == 1:
             found = table(compare(settings, output, dense=dense, overwrite=overwrite, verbose=verbose))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
@@ -30,11 +30,11 @@ from art_atmc.experiments.suite import suite
 from art_atmc.experiments.training import OPTIMIZERS
 from art_atmc.files.model import CompressedModel
 from art_atmc.networks.by_name import build
-from art_atmc.support.atomic import write_file
 from art_atmc.support.reading import readable, validated
 from art_atmc.support.versions import versions
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.augmentation import crop_and_flip
+from art_atmc.training.logs import JSONLines
 from art_atmc.training.loop import ObjectiveTrainer
 
 __all__ = ["Start", "fit", "new_trainer", "split", "train", "train_and_test"]
@@ -42,6 +42,7 @@ __all__ = ["Start", "fit", "new_trainer", "split", "train", "train_and_test"]
 logger = logging.getLogger(__name__)
 
 MODEL: Final = "model.atmc"
+CHECKPOINTS: Final = "checkpoints"
 HISTORY: Final = "history.jsonl"
 EVALUATION: Final = "evaluation.json"
 POINT: Final = "point.json"
@@ -122,15 +123,14 @@ def train(
         return
     folder.mkdir(parents=True, exist_ok=True)
     logger.info("%s, %d epochs: %s", settings.recipe, settings.epochs, folder)
-    trainer = new_trainer(settings, dataset, start, verbose=verbose)
+    trainer = new_trainer(settings, dataset, start, folder=folder, verbose=verbose)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no weight is left|the loss never left")  # a point says so for good
         fit(trainer, settings, split(settings, dataset))
-    rows = ({"stage": settings.recipe, **row} for row in trainer.history)
-    write_file(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in rows))
     for later in (EVALUATION, POINT):  # of a network that is no longer there
         (folder / later).unlink(missing_ok=True)
     compressed(trainer, settings).save(folder / MODEL)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def new_model(settings: Settings, dataset: Dataset) -> nn.Module:
@@ -153,9 +153,17 @@ def new_classifier(settings: Settings, dataset: Dataset, model: nn.Module) -> Py
 
 
 def new_trainer(
-    settings: Settings, dataset: Dataset, start: Start | None = None, *, verbose: bool = True
+    settings: Settings,
+    dataset: Dataset,
+    start: Start | None = None,
+    *,
+    folder: Path | None = None,
+    verbose: bool = True,
 ) -> AnyTrainer:
-    """What trains the network that the settings ask for."""
+    """What trains the network that the settings ask for.
+
+    :param folder: of checkpoints, from which an interrupted fit goes on, and of the history; None to write nothing.
+    """
     model = new_model(settings, dataset)
     if start is not None:
         CompressedModel.load(start.folder / MODEL).restore(model)
@@ -167,6 +175,8 @@ def new_trainer(
         settings.objective,
         seed=settings.seed,
         precision=PRECISIONS[settings.precision],
+        callbacks=[] if folder is None else [JSONLines(folder / HISTORY, stage=settings.recipe)],
+        checkpoint=None if folder is None else folder / CHECKPOINTS,
         verbose=verbose,
     )
     if not settings.constraints:

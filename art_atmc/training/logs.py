@@ -33,12 +33,13 @@ class JSONLines(Callback):
 
     def on_train_start(self, run: Run) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Epochs after the checkpoint that the run goes on from are trained again: their lines go.
+        # The history of the run is the truth: epochs after its checkpoint are trained again, and a process may have
+        # been killed between the checkpoint and the line.
         with readable(self.path, "a log of epochs", "delete it or choose another file"):
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-            rows = [(line, validated(dict[str, Any], line)) for line in lines]
-            kept = [line for line, row in rows if not self._ours(row) or row["epoch"] <= len(run.history)]
-        write_file(self.path, "".join(f"{line}\n" for line in kept))
+            others = [line for line in lines if not self._ours(validated(dict[str, Any], line))]
+        ours = [json.dumps({**self.labels, **row}) for row in run.history]
+        write_file(self.path, "".join(f"{line}\n" for line in [*others, *ours]))
 
     def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
