@@ -7,18 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from art_atmc import (
-    ADMM,
-    PGD,
-    Problem,
-    ProjectedGradient,
-    Quantization,
-    Ramp,
-    Sparsity,
-    compressible,
-    decompose,
-    enforced,
-)
+from art_atmc import PGD, Problem, Quantization, Ramp, Sparsity, StraightThrough, compressible, decompose, enforced
 from art_atmc.data import load
 from art_atmc.networks import digits_cnn
 
@@ -32,8 +21,8 @@ model = decompose(digits_cnn())  # each weight W becomes (I + U) V + C; leave th
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)  # built afterwards, so that it trains the factors
 weights = compressible(model)
 solvers = [  # the support first, the codebook on it second; ramps count optimizer steps
-    ProjectedGradient(weights, Sparsity(density=0.1), ramp=Ramp(0, 150)),  # the density falls from 1 to 0.1
-    ADMM(weights, Quantization(bits=4), rho=0.1, every=10, ramp=Ramp(150, 150)),  # on a support that has settled
+    StraightThrough(weights, Sparsity(density=0.1), ramp=Ramp(0, 120)),  # the density falls from 1 to 0.1
+    StraightThrough(weights, Quantization(bits=4), ramp=Ramp(120, 120)),  # on a support that has settled
 ]
 
 attack = PGD(eps=0.1, eps_step=0.05, max_iter=3)

@@ -35,7 +35,7 @@ TESTS: Final = ("pgd", "test", *SUITES)
 PRECISIONS: Final[Mapping[str, torch.dtype | None]] = MappingProxyType({"float32": None, "bfloat16": torch.bfloat16})
 
 # What suits a data set where the user says nothing: network, radius (of the paper, for MNIST), and how to train. Kept
-# perturbations need some hundred steps an epoch to be worth it (decision 0020).
+# perturbations need some hundred steps an epoch to be worth it (decision 0022).
 SUITED: Final[Mapping[str, tuple[str, float, str]]] = MappingProxyType(
     {
         "digits": ("digits-cnn", 0.1, "paper"),
