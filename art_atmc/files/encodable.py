@@ -80,7 +80,7 @@ def _names(model: nn.Module, ignore: Sequence[str], decompose: bool) -> Iterator
     entries = {name: _entry(tensor) for name, tensor in state.items() if name not in ties}
     weights, within = _compressible(model, ignore), [*factored(model)]
     if decompose and weights is not None:
-        whole = [name for name in weights if name in entries]
+        whole = [name for name in weights if name in entries and name.rpartition(".")[0] not in within]
         factors = factors_of(weights, within)
         entries = {name: entry for name, entry in entries.items() if name not in whole}
         entries |= {name: _entry(tensor) for name, tensor in factors.items()}
