@@ -208,7 +208,7 @@ def benchmarks_table(name: str) -> str:
 def files_table() -> str:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
         sizes = (f"{row[key]:,}" for key in ("bound", "file", "onnx"))
-        share = (row["file"] - 4096) / row["bound"]
+        share = (row["file"] - 1024) / row["bound"]
         onnx = row["onnx"] / row["file"]
         return (
             row["network"],
@@ -219,7 +219,7 @@ def files_table() -> str:
         )
 
     header = ("network, density, bits", "factors", "bound", "file", "ONNX")
-    limits = ("(file - 4 KB) / bound, to reach 1.03", "ONNX / file, to reach 1.8")
+    limits = ("(file - 1 KB) / bound, to reach 1.03", "ONNX / file, to reach 1.8")
     return markdown((*header, *limits), [cells(row) for row in read("benchmarks.json")["files"]])
 
 
