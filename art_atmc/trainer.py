@@ -28,9 +28,10 @@ from art_atmc.compression.weights import Weights, compressible, empty_layers
 from art_atmc.files.encodable import check_encodable
 from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
+from art_atmc.training.admission import check_classifier
 from art_atmc.training.callbacks import Callback
 from art_atmc.training.devices import processes
-from art_atmc.training.loop import ObjectiveTrainer, check_classifier
+from art_atmc.training.objective_trainer import ObjectiveTrainer
 from art_atmc.training.objectives import Adversarial, Objective
 from art_atmc.training.run import Run
 

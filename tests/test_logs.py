@@ -90,7 +90,7 @@ def test_tensorboard_without_its_package_names_the_extra(monkeypatch, tmp_path):
         TensorBoard(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"model": "dense"}', "\x00"])
+@pytest.mark.parametrize("line", ["{", "[]", "\x00"])
 def test_a_log_of_something_else_is_named_before_anything_is_trained(make_classifier, digits, tmp_path, line):
     path = tmp_path / "history.jsonl"
     path.write_text(line + "\n", encoding="utf-8")

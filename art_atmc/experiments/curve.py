@@ -18,8 +18,8 @@ from art_atmc.classifiers.network import Network
 from art_atmc.data import Dataset
 from art_atmc.experiments.point import Curve, Examples
 from art_atmc.experiments.settings import Settings
+from art_atmc.training.accuracy import accuracy
 from art_atmc.training.batches import ArrayBatches
-from art_atmc.training.loop import accuracy
 
 __all__ = ["accuracies", "security_curve"]
 

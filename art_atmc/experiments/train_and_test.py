@@ -35,7 +35,7 @@ from art_atmc.support.versions import versions
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.augmentation import crop_and_flip
 from art_atmc.training.logs import JSONLines
-from art_atmc.training.loop import ObjectiveTrainer
+from art_atmc.training.objective_trainer import ObjectiveTrainer
 
 __all__ = ["Start", "fit", "new_trainer", "split", "train", "train_and_test"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from art_atmc.training.accuracy import accuracy
 from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and_flip
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
 from art_atmc.training.checkpoint import Checkpoint, Interrupted
 from art_atmc.training.logs import EarlyStopping, JSONLines, TensorBoard
-from art_atmc.training.loop import ObjectiveTrainer, accuracy
+from art_atmc.training.objective_trainer import ObjectiveTrainer
 from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
 from art_atmc.training.rates import Constant, Cosine, Hold, OneCycle, PerStep, Rate, Scheduler
 from art_atmc.training.run import Run
