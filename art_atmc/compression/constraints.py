@@ -168,23 +168,24 @@ class Quantization(Constraint):
         return weights.map(self._coded, near)
 
     def _coded(self, tensor: Tensor, near: Tensor | None = None) -> Tensor:
-        coded = tensor.detach().clone(memory_format=torch.contiguous_format)
-        support = coded != 0
-        values = coded[support]
+        flat = tensor.detach().reshape(-1)
+        support = flat.nonzero().squeeze(1)  # once: each of its uses would look at every entry again
+        values = flat[support]
         if values.numel() <= 2**self.bits:  # cannot hold more distinct values than entries
-            return coded
-        start = None if near is None else _codes(near)
+            return tensor.detach().clone(memory_format=torch.contiguous_format)
+        start = None if near is None else _codes(near.reshape(-1)[support])
         if start is not None and not 0 < start.numel() <= 2**self.bits:
             start = None
+        coded = torch.zeros_like(flat)
         coded[support] = nearest_code(values, fit_codebook(values, 2**self.bits, start=start))
-        return coded
+        return coded.reshape(tensor.shape)
 
 
 def _codes(coded: Tensor) -> Tensor:
-    """The distinct non-zero values of a coded tensor, perhaps without the rarest: sorting every entry costs more than
+    """The distinct non-zero values among coded entries, perhaps without the rarest: sorting every entry costs more than
     the search that starts from them."""
-    values = coded[coded != 0]
-    return values[:: max(1, values.numel() // 65_536)].unique()
+    codes = coded[:: max(1, coded.numel() // 65_536)].unique()
+    return codes[codes != 0]
 
 
 def largest(magnitudes: Tensor, k: int) -> Tensor | None:
