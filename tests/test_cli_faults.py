@@ -5,6 +5,7 @@ Whatever a user's files, machine or network do, a command ends in one sentence a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -241,6 +242,10 @@ def test_other_settings_in_a_folder_are_listed(tmp_path, monkeypatch):
     other = Settings.resolved("digits", epochs=1, max_iter=2, batch_size=256, density=0.2)
     with pytest.raises(ValueError, match=r"max_iter=1, not 2; .*constraints=\['Sparsity\(density=0.3\)', .*`output`"):
         compare(other, tmp_path, dense=False, verbose=False)
+    impossible = dataclasses.replace(other, data="nowhere.npz")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        compare(impossible, tmp_path, overwrite=True, verbose=False)
+    CompressedModel.load(tmp_path / "compressed.atmc")  # what cannot be done takes nothing away
     monkeypatch.setattr(comparison, "rehearse", lambda *_: None)
     found = compare(other, tmp_path, dense=False, overwrite=True, verbose=False)
     assert found["compressed"]["k"] < 0.21 * found["compressed"]["dense_size"]

@@ -67,18 +67,19 @@ def compare(
     """
     wanted = {"dense": settings.dense()} if dense else {}
     wanted["compressed"] = settings
-    if overwrite:
-        _clear(output)
     plain = settings.plain()
     conditions = {name: value for name, value in plain.items() if name != "data_dir"}
-    _check_folder(output, conditions)
-    unfinished = {kind: one for kind, one in wanted.items() if not finished(output / kind)}
+    if not overwrite:
+        _check_folder(output, conditions)
+    unfinished = {kind: one for kind, one in wanted.items() if overwrite or not finished(output / kind)}
     if unfinished:
         dataset = load(settings.data, settings.data_dir)
         require_fit(settings.network, dataset.x_train.shape[1:], dataset.nb_classes, dataset.name)
         for kind, one in unfinished.items():
-            if not (output / kind / MODEL).exists():
+            if overwrite or not (output / kind / MODEL).exists():
                 rehearse(one, dataset, output)
+        if overwrite:  # not before it is known that something can take the place
+            _clear(output)
         claim(output / SETTINGS, conditions, {"data_dir": plain["data_dir"]})
         for kind, one in unfinished.items():
             with lock(output / kind):
@@ -110,7 +111,9 @@ def _check_folder(output: Path, conditions: Mapping[str, Any]) -> None:
 
 def _clear(output: Path) -> None:
     """Take away what :func:`compare` wrote, and nothing else."""
-    for name in (METRICS, SETTINGS, *(f"{kind}/{file}" for kind in KINDS for file in (POINT, EVALUATION, MODEL))):
+    of_network = (POINT, EVALUATION, MODEL, HISTORY)
+    names = METRICS, SETTINGS, HISTORY, "compressed.atmc", "dense.safetensors"
+    for name in (*names, *(f"{kind}/{file}" for kind in KINDS for file in of_network)):
         (output / name).unlink(missing_ok=True)
 
 
