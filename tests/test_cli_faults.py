@@ -258,7 +258,7 @@ def test_metrics_of_another_program_stay(tmp_path):
     assert (tmp_path / "metrics.json").read_text() == '{"loss": 1}'
 
 
-def test_seeds_that_are_finished_are_kept(tmp_path, monkeypatch):
+def test_seeds_that_are_finished_are_kept(command, tmp_path, monkeypatch):
     first = repeat(QUICK, tmp_path, 2, dense=False, verbose=False)
     fit, trained = train_and_test.fit, []
     monkeypatch.setattr(train_and_test, "fit", lambda t, s, d: (trained.append(s.seed), fit(t, s, d)))
@@ -268,6 +268,10 @@ def test_seeds_that_are_finished_are_kept(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "seeds.json").read_text())["compressed"]["nnz"]["n"] == 3
     with pytest.raises(ValueError, match="`seeds` must be at least 2"):
         repeat(QUICK, tmp_path, 1)
+    status, _, said = command("report", tmp_path, "--output", tmp_path / "page")
+    assert status == 0, said
+    assert "3 seeds" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "seed-0, seed-1, seed-2" in command("inspect", tmp_path)[2]
 
 
 # Said before anything is trained

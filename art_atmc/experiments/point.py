@@ -15,7 +15,7 @@ from art_atmc.support.atomic import write_file
 from art_atmc.support.reading import read_json, readable
 from art_atmc.support.statistics import wilson
 
-__all__ = ["Accuracy", "Curve", "Examples", "Point", "points"]
+__all__ = ["Accuracy", "Curve", "Examples", "Point", "places", "points"]
 
 SCHEMA: Final = 1
 
@@ -186,12 +186,23 @@ class Examples:
             return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
 
 
+def places(folder: Path) -> list[Path]:
+    """The folders of finished points below ``folder``, which ``sweep`` or ``train`` filled, from many seeds too.
+
+    :raises FileNotFoundError: where there are none.
+    """
+    found = sorted(path.parent for pattern in ("*", "seed-*/*") for path in folder.glob(f"{pattern}/point.json"))
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}, or train"
+        )
+    return found
+
+
 def points(folder: Path) -> list[tuple[Path, Point]]:
     """The finished points below ``folder``, each with its own folder, by recipe, size and seed.
 
     :raises FileNotFoundError: where there are none.
     """
-    found = [(path.parent, Point.load(path.parent)) for path in sorted(folder.glob("*/point.json"))]
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}")
+    found = [(place, Point.load(place)) for place in places(folder)]
     return sorted(found, key=lambda item: (item[1].recipe, -item[1].density, -item[1].bits, item[1].seed))

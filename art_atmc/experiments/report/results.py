@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, final
 
 from art_atmc.evaluation.result import Evaluation
-from art_atmc.experiments.point import Examples, Point
+from art_atmc.experiments.point import Examples, Point, places
 from art_atmc.experiments.recipes import RECIPES
 from art_atmc.experiments.report.damage import Epoch, check, examples, history
 from art_atmc.files.model import CompressedModel
@@ -114,14 +114,12 @@ def results(folder: Path) -> tuple[list[Result], list[LeftOut]]:
     """
     found: list[Result] = []
     left_out: list[LeftOut] = []
-    for path in sorted(folder.glob("*/point.json")):
+    for place in places(folder):
         try:
-            found.append(Result.load(path.parent))
+            found.append(Result.load(place))
         except (OSError, ValueError) as error:  # noqa: PERF203
-            reason = str(error).replace(f"{path.parent}/", "")
-            left_out.append(LeftOut(path.parent.name, reason or type(error).__name__))
-    if not found and not left_out:
-        raise FileNotFoundError(f"{folder} holds no finished points; fill it with: art-atmc sweep --output {folder}")
+            reason = str(error).replace(f"{place}/", "")
+            left_out.append(LeftOut(str(place.relative_to(folder)), reason or type(error).__name__))
     if not found:
         reasons = "; ".join(f"{one.folder}: {one.reason}" for one in left_out)
         raise ValueError(f"{folder} holds no complete point ({reasons}); run the sweep again")
