@@ -386,6 +386,14 @@ class BatchMean(Broken):
         return logits - logits.mean(dim=0)
 
 
+class BatchMeanBesideAnImpossibleClass(Broken):
+    """One logit so low that all others differ by little, relative to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)[:, :9]
+        return F.pad(logits - logits.mean(dim=0), (0, 1), value=-1e5)
+
+
 class SeededNoise(Broken):
     """The same noise at each call: by place in the batch, so that asking again gives nothing away."""
 
@@ -400,7 +408,7 @@ class FirstDecides(Broken):
         return logits + 0.3 * logits[:1]
 
 
-@pytest.mark.parametrize("defence", [BatchMean, SeededNoise, FirstDecides])
+@pytest.mark.parametrize("defence", [BatchMean, BatchMeanBesideAnImpossibleClass, SeededNoise, FirstDecides])
 def test_answers_that_depend_on_the_batch_are_caught(robust, examples, defence):
     findings = run(defence(robust), examples)
     assert findings["randomness"].severity is PASSED
@@ -473,6 +481,14 @@ def test_network_with_one_answer_that_is_not_dead_is_doubtful(robust, examples):
     x, y = examples
     threes = x[y == 3], y[y == 3]
     assert run(network, threes)["dead network"].severity is PASSED  # they may be threes
+
+
+def test_large_logits_that_all_classes_share_do_not_make_a_network_dead(robust, examples):
+    class Lifted(Broken):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x) + 1e6
+
+    assert run(Lifted(robust), examples)["dead network"].severity is PASSED
 
 
 def test_single_examples_and_equal_ones_do_not_make_a_network_dead(robust, examples):

@@ -197,8 +197,8 @@ class Evaluation:
         unbounded = any(not a.bounded for a in self.attacks)
         table = Table(
             title=plain_text(f"{self.suite}: {len(self.clean)} examples, norm {self.norm}, eps {self.eps:.4g}"),
-            caption="alone: misclassified under no other attack; outside: attempts outside the ball,\nnot counted"
-            + "; * keeps to no ball, and does not count in the worst case" * unbounded,
+            caption="alone: misclassified under no other attack\noutside: attempts outside the ball, not counted"
+            + "\n* keeps to no ball, no part of the worst case" * unbounded,
             caption_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),

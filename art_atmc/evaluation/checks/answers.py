@@ -23,6 +23,7 @@ def dead_network(bench: Bench, before: Tensor) -> Finding:
     """A constant is as robust as it is wrong; its gradients are zero because there is nothing to hide."""
     check, n = "dead network", len(bench)
     answers = torch.cat([before, bench.logits(bench.network, _random_inputs(bench))])
+    answers = answers - answers.mean(dim=1, keepdim=True)  # what all classes share decides nothing
     empty = _empty_layers(bench.network)
     layers = f"; layers without a weight: {', '.join(empty)}" if empty else ""
     if _relative((answers.amax(dim=0) - answers.amin(dim=0)).max(), answers) <= ROUNDING:

@@ -96,7 +96,7 @@ def steps(bench: Bench, before: Tensor, after: Mapping[int, Tensor]) -> Finding:
     least = log_odds(before, bench.y) + ROUNDING * before.abs().amax()
     stuck = int((correct[STEPS[-1]] & (log_odds(after[STEPS[-1]], bench.y) <= least)).sum())
     accuracies = ", ".join(f"{bench.accuracy(logits):.1%} after {steps}" for steps, logits in after.items())
-    found = f"PGD leaves correct {accuracies} steps; {part(stuck, n)} are, with a loss no higher than at first"
+    found = f"accuracy under PGD is {accuracies} steps; {part(stuck, n)} are correct, the loss no higher than at first"
     verdict = severity(max(rise, stuck), n)
     if verdict is not Severity.PASSED:
         remedy = "look for rounding or saturation, and attack through a differentiable twin or by Square"
