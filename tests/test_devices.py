@@ -263,7 +263,7 @@ def test_schedules_count_steps_and_not_batches(make_classifier, digits):
     trainer = trainer_of(make_classifier, accumulate=4)
     trainer.fit(digits[0][:160], digits[1][:160], batch_size=10, nb_epochs=3)
     assert trainer.solvers[0].steps == 12
-    assert trainer.solvers[0].ramp.end == 9
+    assert trainer.solvers[0].ramp == trainer.schedule.support_ramp(12)
     assert_obeys(trainer.get_classifier().model)
 
 
