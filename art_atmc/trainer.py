@@ -307,7 +307,14 @@ class _Shipped(Callback):
         self.solvers = solvers
 
     def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
-        return projected(self.solvers)
+        return self._projected()
+
+    @contextlib.contextmanager
+    def _projected(self) -> Iterator[Mapping[str, float]]:
+        with projected(self.solvers) as figures:
+            for solver in self.solvers:
+                figures |= solver.figures()
+            yield figures
 
     def conditions(self) -> dict[str, str]:
         return {"constraints": ", ".join(f"{s.constraint} by {type(s).__name__} {s.ramp}" for s in self.solvers)}

@@ -299,3 +299,34 @@ def test_straight_through_begins_with_its_ramp():
         nonzero.append(weights.nnz())
     assert nonzero == [4, 4, 1, 1]  # density 1 at the start, then 0.25 + 0.75 / 8 of four, then in full
     assert solver.latent()["w"].tolist() == [3, 2, 1, 0.5]
+
+
+def test_residual_balancing_moves_rho_towards_equal_residuals():
+    """By the explicit loop; rho times the dual stays, and without ``balance`` rho does."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.nn.Parameter(torch.randn(50, generator=generator))
+    weights = Weights({"w": w})
+    admm, plain = ADMM(weights, Quantization(1), rho=1e-4, balance=2.0), ADMM(weights, Quantization(1), rho=1e-4)
+    z = d = None
+    rho = 1e-4
+    for step in range(20):
+        with torch.no_grad():
+            w.add_(0.05 * torch.randn(50, generator=generator))
+        admm.step(), plain.step()
+        if step == 0:
+            z, d = admm.copy["w"], torch.zeros(50)
+            continue
+        before, z = z, admm.copy["w"]
+        d = w.detach() + d - z
+        primal, dual = float((w.detach() - z).norm()), rho * float((z - before).norm())
+        assert admm.residuals == pytest.approx((primal, dual), rel=1e-4)
+        factor = 2 if primal > 2 * dual else 0.5 if dual > 2 * primal else 1
+        rho, d = rho * factor, d / factor
+        assert admm.rho == pytest.approx(rho)
+        assert torch.allclose(admm.dual["w"], d, atol=1e-5)
+    assert admm.rho > 1e-2 > plain.rho == 1e-4
+    again = ADMM(weights, Quantization(1), balance=2.0)
+    again.load_state_dict(admm.state_dict())
+    assert again.rho == admm.rho
+    with pytest.raises(ValueError, match="`balance`"):
+        ADMM(weights, Quantization(1), balance=1.0)

@@ -77,6 +77,10 @@ class Solver(abc.ABC):
         projected = project(self.constraint, weights)
         return all(torch.equal(t, projected[name]) for name, t in weights.items())
 
+    def figures(self) -> dict[str, float]:
+        """What a history should tell of the solver besides the violation; by default nothing."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """All that changes over a run; with the weights themselves it suffices for an exact resume."""
         return {"steps": self.steps}

@@ -15,6 +15,7 @@ With a :class:`Ramp` a solver tightens its constraint over the run; what counts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -173,9 +174,18 @@ class ADMM(Solver):
     :math:`D = 0`. An entry of W that is exactly zero was put there by another constraint; it stays zero in the copy and
     loses its dual, so that the two constraints hold together.
 
+    With ``balance`` :math:`\mu` the weight follows the residuals (Boyd et al. 2011, section 3.4.1),
+
+    .. math:: r = \|W - Z\|, \qquad s = \rho\, \|Z - Z_{\text{before}}\|, \qquad
+              \rho \leftarrow 2 \rho \text{ where } r > \mu s, \quad \rho / 2 \text{ where } s > \mu r,
+
+    and D with it, so that :math:`\rho D` stays. The figures of an epoch hold r and s as ``primal_residual`` and
+    ``dual_residual``.
+
     :param rho: weight of the penalty, positive; at least of the order of the loss's curvature to converge on a
         non-convex set.
-    :raises ValueError: when ``rho`` is not positive.
+    :param balance: :math:`\mu`, above 1, such as 10; None leaves rho as it is.
+    :raises ValueError: when ``rho`` is not positive, or ``balance`` not above 1.
 
     >>> from art_atmc import Quantization
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0, 6.0]))
@@ -186,10 +196,19 @@ class ADMM(Solver):
     """
 
     def __init__(
-        self, weights: Weights, constraint: Constraint, *, rho: float = 0.1, every: int = 1, ramp: Ramp | None = None
+        self,
+        weights: Weights,
+        constraint: Constraint,
+        *,
+        rho: float = 0.1,
+        balance: float | None = None,
+        every: int = 1,
+        ramp: Ramp | None = None,
     ) -> None:
         super().__init__(weights, constraint, every=every, ramp=ramp)
         self.rho: float = Real("(0, inf)", "the reference code uses 0.1").plain("rho", rho)
+        self.balance = None if balance is None else Real("(1, inf)", "10 is usual").plain("balance", balance)
+        self.residuals: tuple[float, float] | None = None
         self.copy: Weights | None = None
         self.dual: Weights | None = None
 
@@ -200,8 +219,22 @@ class ADMM(Solver):
             self.dual = weights.map(torch.zeros_like)
             return
         shifted = weights.map(_where_nonzero, weights.map(torch.add, self.dual))
-        self.copy = project(constraint, shifted, self.copy)
+        before, self.copy = self.copy, project(constraint, shifted, self.copy)
         self.dual = shifted.map(torch.sub, self.copy)
+        self.residuals = _distance(weights, self.copy), self.rho * _distance(self.copy, before)
+        if self.balance is not None:
+            self._follow(*self.residuals)
+
+    def _follow(self, primal: float, dual: float) -> None:
+        factor = 2.0 if primal > self.balance * dual else 0.5 if dual > self.balance * primal else 1.0  # type: ignore[operator]
+        if factor != 1 and self.dual is not None:
+            self.rho *= factor
+            self.dual = self.dual.map(lambda tensor: tensor / factor)
+
+    def figures(self) -> dict[str, float]:
+        if self.residuals is None:
+            return {}
+        return {"primal_residual": self.residuals[0], "dual_residual": self.residuals[1], "rho": self.rho}
 
     @torch.no_grad()
     def add_penalty_grad_(self) -> None:
@@ -222,10 +255,11 @@ class ADMM(Solver):
         return self.rho / 2 * torch.stack([gap.square().sum() for gap in gaps.values()]).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | _plain(copy=self.copy, dual=self.dual)
+        return super().state_dict() | {"rho": self.rho} | _plain(copy=self.copy, dual=self.dual)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
+        self.rho = state["rho"]
         self.copy, self.dual = (_copied(self.weights, state[key]) for key in ("copy", "dual"))
 
 
@@ -249,6 +283,10 @@ def _plain(**points: Weights | None) -> dict[str, dict[str, Tensor] | None]:
 def _copied(weights: Weights, point: Mapping[str, Tensor] | None) -> Weights | None:
     """A point from a state, in tensors of its own."""
     return None if point is None else weights.like(point).clone()
+
+
+def _distance(a: Weights, b: Weights) -> float:
+    return math.sqrt(sum(float((tensor - b[name]).square().sum()) for name, tensor in a.items()))
 
 
 def _nonzero(tensor: Tensor) -> Tensor:
