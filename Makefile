@@ -45,7 +45,7 @@ news: $(VENV)/ready
 	@$(BIN)/towncrier build --draft --version unreleased
 
 types: $(VENV)/ready
-	$(BIN)/mypy
+	PATH=$(abspath $(BIN)):$$PATH .ci/types
 
 # Fills the tables of figures in the README and the pages from the records in docs/results.
 figures: $(VENV)/ready

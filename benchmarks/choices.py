@@ -52,11 +52,13 @@ class Setting:
 
     def __init__(self, data_dir: Path | None) -> None:
         if data_dir is None:
-            data, self.make, self.seeds, self.epochs, self.share = load("digits"), digits_cnn, (0, 1, 2), 30, 0.0
+            data, self.make, self.epochs, self.share = load("digits"), digits_cnn, 30, 0.0
+            self.seeds: tuple[int, ...] = (0, 1, 2)
             self.attack = PGD(0.1, 0.025, 5)
             self.parts = split_validation(data.x_train, data.y_train, 1 / 3, 0)
         else:
-            data, self.make, self.seeds, self.epochs, self.share = load("mnist", data_dir), lenet, (0,), 6, 0.5
+            data, self.make, self.epochs, self.share = load("mnist", data_dir), lenet, 6, 0.5
+            self.seeds = (0,)
             self.attack = PGD(76 / 255, 1.25 * 76 / 255 / 5, 5)
             x, y, x_val, y_val = split_validation(data.x_train, data.y_train, 5000, 0)
             chosen = np.random.RandomState(1).permutation(len(x))[:8000]
@@ -81,7 +83,7 @@ class Setting:
             objective = Adversarial(self.attack, self.share)
             trainer = ATMCTrainer(classifier, objective, constraints, seed=seed, verbose=False, **options)
             data = {"validation_data": (x_val, y_val), "nb_epochs": self.epochs, "batch_size": 64}
-            trainer.fit(x, y, scheduler=rate, **data)
+            trainer.fit(x, y, scheduler=rate, **data)  # type: ignore[arg-type]
             clean.append(trainer.history[-1]["clean_accuracy"])
             robust.append(trainer.history[-1]["robust_accuracy"])
         print(

@@ -12,7 +12,7 @@ from test_training import EPS, classifier_of, ours, plain_loop
 
 from art_atmc import PGD, Adversarial, ObjectiveTrainer
 from art_atmc.networks import lenet
-from art_atmc.training import Checkpoint, JSONLines, TensorBoard
+from art_atmc.training import Callback, Checkpoint, JSONLines, TensorBoard
 
 ATTACK = PGD(EPS, EPS / 4, 8)
 
@@ -20,7 +20,7 @@ ATTACK = PGD(EPS, EPS / 4, 8)
 def lower(data):
     classifier = classifier_of(lenet, data[0].shape[1:])
     trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), precision="bf16", verbose=False)
-    return lambda: trainer.fit(*data, batch_size=128, nb_epochs=1)
+    return lambda: trainer.fit(*data, batch_size=128, nb_epochs=1)  # type: ignore[misc]
 
 
 def test_bfloat16_against_a_plain_loop(compare, mnist):
@@ -37,7 +37,7 @@ def test_bfloat16_against_float32(compare, mnist):
 def test_checkpoints_and_logs_take_little_of_an_epoch(benchmark, report, mnist, tmp_path, kind):
     """Seconds in the callbacks, beside those of the same epochs; an epoch of MNIST is a hundred times as long."""
     classifier = classifier_of(lenet, (1, 28, 28))
-    made = [Checkpoint(tmp_path / "run")]
+    made: list[Callback] = [Checkpoint(tmp_path / "run")]
     if kind == "logs":
         made = [JSONLines(tmp_path / "history.jsonl"), TensorBoard(tmp_path / "events")]
     spent = []
@@ -55,7 +55,7 @@ def test_checkpoints_and_logs_take_little_of_an_epoch(benchmark, report, mnist, 
         for name in ("on_train_start", "on_batch_end", "on_epoch_end"):
             setattr(callback, name, timed(getattr(callback, name)))
     trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), callbacks=made, verbose=False)
-    benchmark.pedantic(lambda: trainer.fit(*mnist, batch_size=128, nb_epochs=5), rounds=1)
+    benchmark.pedantic(lambda: trainer.fit(*mnist, batch_size=128, nb_epochs=5), rounds=1)  # type: ignore[misc]
     epoch = statistics.median(row["seconds"] for row in trainer.history) * 54_000 / len(mnist[0])
     report(f"{kind}: share of an epoch of MNIST, LeNet", 100 * sum(spent) / 5 / epoch, 3, " %")
 

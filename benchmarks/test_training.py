@@ -45,7 +45,7 @@ def classifier_of(make, shape, lr=0.01):
 def ours(data, make, attack, batch_size=128):
     classifier = classifier_of(make, data[0].shape[1:])
     trainer = ObjectiveTrainer(classifier, Adversarial(attack), verbose=False)
-    return lambda: trainer.fit(*data, batch_size=batch_size, nb_epochs=1)
+    return lambda: trainer.fit(*data, batch_size=batch_size, nb_epochs=1)  # type: ignore[misc]
 
 
 def plain_loop(data, make, steps, eps_step, batch_size=128):

@@ -24,7 +24,8 @@ from art_atmc.files.container import DICTIONARY, framed, serialized
 from art_atmc.files.format_1 import _digest
 
 NUMBERS = [0, 1, -1, 2, 3, 20, 21, 63, 64, 65, 65_537, 2**31, 2**47, 2**48, 10**18, 10**30, 0.5, math.nan, -math.inf]
-ODD = [*NUMBERS, None, True, "", ".", "a", "\0", "é\n", "bool", "int8", "float64", [], {}, [[]], {"": 0}, [0] * 65]
+ODD: list[Any] = [*NUMBERS, None, True, "", ".", "a", "\0", "é\n", "bool", "int8", "float64"]
+ODD += [[], {}, [[]], {"": 0}, [0] * 65]
 NAMES = ["conv.weight", "fc.weight", "conv.weight.D", "conv", "norm.weight.U"]
 SCRAPS = ["", "{", "]", ",", "0", "-", "e9", "\\ud800", "[" * 300, '"tensors":{},', "NaN", "9" * 5000, "\0"]
 
@@ -79,9 +80,9 @@ class Sample:
     build: Callable[[], nn.Module]
 
     @property
-    def texts(self) -> list[str]:
+    def texts(self) -> tuple[str, str]:
         """Manifest and index as they stand in the file."""
-        return [self.model.manifest.model_dump_json(), self.model.index.model_dump_json(exclude_defaults=True)]
+        return self.model.manifest.model_dump_json(), self.model.index.model_dump_json(exclude_defaults=True)
 
 
 @functools.cache
@@ -160,7 +161,7 @@ def change_bytes(data: bytearray, place: int, rng: random.Random) -> None:
 def forged(rng: random.Random) -> tuple[Sample, bytes]:
     """A sound file and one with a digest that fits its other content."""
     sample, other = rng.choice(samples()), rng.choice(samples())
-    texts, payload = sample.texts, bytearray(sample.payload)
+    texts, payload = list(sample.texts), bytearray(sample.payload)
     for _ in range(rng.choice([1, 1, 2, 3])):
         which = rng.choice([0, 1, 1, 1])
         match rng.randrange(8):
@@ -175,7 +176,8 @@ def forged(rng: random.Random) -> tuple[Sample, bytes]:
                 payload = bytearray(other.payload)
             case _:
                 texts[which] = changed_tree(texts[which], [*sample.model.tensors, *NAMES], rng)
-    return sample, rng.choice([forge, forge, forge_1])(*texts, bytes(payload))
+    manifest, index = texts
+    return sample, rng.choice([forge, forge, forge_1])(manifest, index, bytes(payload))
 
 
 def changed_text(text: str, rng: random.Random) -> str:

@@ -559,7 +559,7 @@ def test_inputs_are_checked() -> None:
     with pytest.raises(ValueError, match="`start` must have the shape"):
         attack.ascend(Problem(network), x, y, x[:1])
     for clip in (None, (0, 1), (np.float32(0), torch.tensor(1.0)), (np.zeros(SHAPE), 1.0), np.array([0.0, 1.0])):
-        assert attack(Problem(network, clip_values=clip), x, y).shape == x.shape
+        assert attack(Problem(network, clip_values=clip), x, y).shape == x.shape  # type: ignore[arg-type]
     assert attack(Problem(network), x[:0], y[:0]).shape == (0, *SHAPE)
 
 

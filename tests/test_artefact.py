@@ -142,10 +142,10 @@ def test_device_is_kept(saved, trained):
 
 
 def test_memory_layout_of_the_module_is_kept(saved):
-    module = digits_cnn().to(memory_format=torch.channels_last)
+    module = digits_cnn().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     recompose(CompressedModel.load(saved).restore(module))
     plain = recompose(CompressedModel.load(saved).restore())
-    assert torch.equal(module.layers.conv2.weight, plain.layers.conv2.weight)
+    assert torch.equal(module.layers.conv2.weight, plain.layers.conv2.weight)  # type: ignore[arg-type]
 
 
 class Tied(nn.Module):

@@ -18,6 +18,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_mutants_reach_every_depth(mutant_path):
 @pytest.mark.parametrize("number", range(6))
 def test_sound_files_are_accepted(load, number):
     sample = samples()[number]
-    for data in (sample.data, forge(*sample.texts, sample.payload), forge_1(*sample.texts, sample.payload)):
+    contents = (*sample.texts, sample.payload)
+    for data in (sample.data, forge(*contents), forge_1(*contents)):
         loaded = load(data)
         assert dict(loaded.tensors) == dict(sample.model.tensors)
         loaded.restore(sample.build())
@@ -243,9 +245,9 @@ def test_newer_formats_ask_for_an_upgrade(load):
     for version in ("", "-1", "1.0", "x", "9" * 5000, "²", "2"):
         with refused("parts of the file are missing"):
             load(forge_1(*texts, samples()[0].payload, version=version))
-    for version in (0, 1):
+    for byte in (0, 1):
         with refused("it is damaged"):
-            load(b"ATMC" + bytes([version]) + samples()[0].data[5:])
+            load(b"ATMC" + bytes([byte]) + samples()[0].data[5:])
 
 
 # Files that announce too much
@@ -423,7 +425,7 @@ def test_names_may_be_odd(load):
     loaded.report().table()
 
 
-BOOK = np.float32([1, 2]).tobytes()
+BOOK = np.float32([1, 2]).tobytes()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -635,7 +637,7 @@ def test_save_killed_at_random_moments_leaves_the_old_file_or_the_new(tmp_path):
     new.save(path)
     seconds = time.perf_counter() - started
 
-    found = []
+    found: list[Any] = []
 
     def save():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -62,6 +62,8 @@ class Generator(nn.Module):
 class Ensemble(nn.Module):
     """A weighted sum of logits."""
 
+    weights: torch.Tensor
+
     def __init__(self, members, weights):
         super().__init__()
         self.members = nn.ModuleList(members)
@@ -352,7 +354,7 @@ def test_frozen_networks_are_stored():
 
 def test_numbers_of_numpy_are_metrics():
     metrics = {"accuracy": np.float64(0.5), "seeds": (np.int64(1), 2), "each": np.ones(2), "flag": np.bool_(True)}
-    small = CompressedModel.of(Net(), metrics=metrics)
+    small = CompressedModel.of(Net(), metrics=metrics)  # type: ignore[arg-type]
     assert small.manifest.metrics == {"accuracy": 0.5, "seeds": [1, 2], "each": [1.0, 1.0], "flag": True}
 
 

@@ -13,6 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -216,7 +217,7 @@ def interrupted(*_, **__):
 
 def test_an_interrupted_train_keeps_what_is_finished(tmp_path, monkeypatch):
     whole = compare(QUICK, tmp_path / "whole", verbose=False)
-    fit, trained = train_and_test.fit, []
+    fit, trained = train_and_test.fit, list[Any]()
 
     def counted(trainer, settings, data):
         if settings.constraints and len(trained) == 1:
@@ -260,7 +261,7 @@ def test_metrics_of_another_program_stay(tmp_path):
 
 def test_seeds_that_are_finished_are_kept(command, tmp_path, monkeypatch):
     first = repeat(QUICK, tmp_path, 2, dense=False, verbose=False)
-    fit, trained = train_and_test.fit, []
+    fit, trained = train_and_test.fit, list[Any]()
     monkeypatch.setattr(train_and_test, "fit", lambda t, s, d: (trained.append(s.seed), fit(t, s, d)))
     more = repeat(QUICK, tmp_path, 3, dense=False, verbose=False)
     assert trained == [2]
@@ -400,14 +401,14 @@ def test_faults_of_ours_are_none_of_the_users():
     def raised(kind):
         try:
             if kind is TypeError:
-                len(3)
+                len(3)  # type: ignore[arg-type]
             raise kind("words")
         except Exception as error:
             return error
 
     for kind in (KeyError, IndexError, AttributeError, ZeroDivisionError, TypeError, RuntimeError, AssertionError):
         assert sentence(raised(kind), []) is None
-    for kind in (ValueError, OSError, ImportError, MemoryError, FloatingPointError):
+    for kind in (ValueError, OSError, ImportError, MemoryError, FloatingPointError):  # type: ignore[assignment]
         assert sentence(raised(kind), []) == "words"
     with pytest.raises(TypeError) as deliberate:
         CompressedModel.of("no classifier")
@@ -471,7 +472,7 @@ def test_inspect_verifies_a_network_of_ones_own(command, tmp_path, monkeypatch):
         "        self.register_buffer('table', torch.ones(2, 2))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import nets
+    import nets  # type: ignore[import-not-found]
 
     CompressedModel.of(nets.Net(), [Sparsity(1.0)]).save(tmp_path / "a.atmc")
     status, _, said = command("inspect", tmp_path / "a.atmc", "--verify")

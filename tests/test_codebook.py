@@ -217,8 +217,11 @@ def test_nearest_code_is_nearest_and_ties_go_down(array, codes):
     centres = torch.from_numpy(np.unique(codes))
     coded = nearest_code(torch.from_numpy(array), centres)
     # Exact arithmetic: the midpoints of float32 numbers need more than 24 bits.
-    exact = [min(centres.tolist(), key=lambda c, v=v: (abs(Fraction(c) - Fraction(v)), c)) for v in array.tolist()]
-    assert coded.tolist() == exact
+
+    def nearest(value: float) -> float:
+        return min(centres.tolist(), key=lambda code: (abs(Fraction(code) - Fraction(value)), code))
+
+    assert coded.tolist() == list(map(nearest, array.tolist()))
 
 
 def chain(first, steps, dtype):

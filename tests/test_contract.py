@@ -325,7 +325,7 @@ def test_a_defence_that_draws_further_examples_is_trained_on_as_by_art(make_clas
     augmentation = GaussianAugmentation(sigma=0.1, ratio=0.5, augmentation=True, clip_values=(0, 1))
     seen = []
 
-    class Counting(Natural.__base__):
+    class Counting(Natural.__base__):  # type: ignore[name-defined]
         attack = None
 
         def __call__(self, problem, x, y):

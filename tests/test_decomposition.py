@@ -34,11 +34,11 @@ def test_network_is_unchanged_by_decomposition_and_back(name):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weight, output = layer.weight.detach().clone(), layer(x)
     decompose(layer)
-    assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.weight, weight)  # type: ignore[arg-type]
     assert torch.equal(layer(x), output)
     assert compressible(layer).nnz() == weight.numel()  # the identity and the zeros cost nothing
     recompose(layer)
-    assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.weight, weight)  # type: ignore[arg-type]
     assert not parametrize.is_parametrized(layer)
 
 
@@ -96,7 +96,7 @@ def test_form_and_its_gradients_equal_the_definition(rows, columns, density, see
     assert torch.allclose(weight, expected)
     weight.square().sum().backward()
     expected.square().sum().backward()
-    assert all(torch.allclose(f.grad, o.grad) for f, o in zip(factors, oracle, strict=True))
+    assert all(torch.allclose(f.grad, o.grad) for f, o in zip(factors, oracle, strict=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("density", [0.001, 0.2])
@@ -214,7 +214,7 @@ def test_factors_train_under_autocast_as_the_weight_does(shape, few):
         outputs.append(out)
     assert outputs[0].dtype == torch.bfloat16
     assert torch.equal(*outputs)
-    assert torch.equal(layer.parametrizations.weight.original2.grad, plain.weight.grad)
+    assert torch.equal(layer.parametrizations.weight.original2.grad, plain.weight.grad)  # type: ignore[arg-type]
 
 
 def test_an_optimizer_of_named_parameters_keeps_its_names():
@@ -242,7 +242,7 @@ def test_training_goes_on_with_the_weights_after_recomposition():
     before = model[0].weight.detach().clone()
     model(torch.ones(2, 3)).square().sum().backward()
     optimizer.step()
-    assert not torch.equal(model[0].weight, before)
+    assert not torch.equal(model[0].weight, before)  # type: ignore[arg-type]
     assert [id(p) for g in optimizer.param_groups for p in g["params"]] == [
         id(p) for layer in model for p in (layer.weight, layer.bias)
     ]

@@ -236,7 +236,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(make_classifier, dig
 
     def fit(batch_size, accumulate):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        nn.init.zeros_(model[1].weight)
+        nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
         steps = []
 
         class Count(Callback):

@@ -150,10 +150,10 @@ def test_what_was_projected_last_is_restored_first():
 
     class Notes(Solver):
         def restore(self):
-            order.append(("restore", self.constraint.density))
+            order.append(("restore", self.constraint.density))  # type: ignore[attr-defined]
 
         def enforce(self, constraint):
-            order.append(("enforce", self.constraint.density))
+            order.append(("enforce", self.constraint.density))  # type: ignore[attr-defined]
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with enforced(optimizer, [Notes(compressible(model), Sparsity(density)) for density in (0.75, 0.25)]):

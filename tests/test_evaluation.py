@@ -9,6 +9,7 @@ import math
 import random
 import re
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -830,7 +831,8 @@ def test_suite_by_name_is_that_suite(trained):
     named = evaluate(classifier, x[:20], y[:20], suite="quick", eps=0.05, verbose=False)
     made = evaluate(classifier, x[:20], y[:20], suite=quick(0.05), verbose=False)
     assert without_seconds(named) == without_seconds(made)
-    euclidean = evaluate(classifier, x[:5], y[:5], suite="quick", eps=np.float32(0.5), norm=2, verbose=False)
+    half: Any = np.float32(0.5)
+    euclidean = evaluate(classifier, x[:5], y[:5], suite="quick", eps=half, norm=2, verbose=False)
     assert (euclidean.norm, euclidean.eps) == ("2", 0.5)
 
 

@@ -155,7 +155,8 @@ def test_membership_respects_each_limit():
         ((0.0, math.inf), -0.001, False),
         ((np.array([0.0]), np.array([1.0])), 0.5, True),
     ]:
-        assert inside(torch.tensor([[point]]), x, math.inf, 2, box(clip, x)).item() is expected
+        limits = box(clip, x)  # type: ignore[arg-type]
+        assert inside(torch.tensor([[point]]), x, math.inf, 2, limits).item() is expected
 
 
 def test_membership_allows_for_the_rounding_of_large_inputs():
@@ -549,7 +550,7 @@ def test_built_autoattack_runs(trained):
 def test_built_refuses_what_is_no_attack_class(trained):
     for wrong in (nn.Linear, evasion.DeepFool(trained[0], verbose=False), "DeepFool"):
         with pytest.raises(TypeError, match="must be a class of art.attacks.evasion"):
-            Built(wrong)
+            Built(wrong)  # type: ignore[arg-type]
 
 
 def test_only_autoattack_needs_the_extra(monkeypatch):

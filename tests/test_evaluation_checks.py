@@ -459,8 +459,8 @@ def test_dead_networks_without_an_empty_layer_and_of_one_output_are_found(robust
         network[0].bias.fill_(-1e6)
     assert "units that never fire" in run(network, examples)["dead network"].sentence
     single = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    nn.init.zeros_(single[1].weight)
-    nn.init.ones_(single[1].bias)
+    nn.init.zeros_(single[1].weight)  # type: ignore[arg-type]
+    nn.init.ones_(single[1].bias)  # type: ignore[arg-type]
     y = (examples[1] > 4).long()
     clean = (y == 1).numpy()
     findings = self_checks(
@@ -502,7 +502,7 @@ def test_an_empty_layer_beside_others_is_mentioned_and_no_fault(robust, examples
         def __init__(self) -> None:
             super().__init__()
             self.body, self.branch = robust, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
-            nn.init.zeros_(self.branch[1].weight)
+            nn.init.zeros_(self.branch[1].weight)  # type: ignore[arg-type]
 
         def forward(self, x: Tensor) -> Tensor:
             return self.body(x) + self.branch(x)

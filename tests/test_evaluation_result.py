@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def outcomes(text: str) -> np.ndarray:
 
 
 def row(name: str, correct: str, **changed) -> AttackResult:
-    values = {
+    values: dict[str, Any] = {
         "name": name,
         "access": Access.GRADIENTS,
         "bounded": True,
@@ -65,7 +66,7 @@ def row(name: str, correct: str, **changed) -> AttackResult:
 
 
 def result(clean: str = "1110", *attacks: AttackResult, **changed) -> Evaluation:
-    values = {
+    values: dict[str, Any] = {
         "suite": "mine",
         "eps": 0.1,
         "norm": "inf",
@@ -88,7 +89,7 @@ def result(clean: str = "1110", *attacks: AttackResult, **changed) -> Evaluation
 def shown(evaluation: Evaluation, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(evaluation)
-    return console.file.getvalue()
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 # Statistics
@@ -123,7 +124,7 @@ def test_spread_is_that_of_the_seeds():
     spread = Spread.of([0.5, 0.7, 0.9])
     assert (spread.n, spread.min, spread.max) == (3, 0.5, 0.9)
     assert (spread.mean, spread.std) == pytest.approx((0.7, 0.2))
-    assert Spread.of(np.array([0.5])).std is None
+    assert Spread.of(np.array([0.5])).std is None  # type: ignore[arg-type]
     assert str(Spread.of([0.5])) == "0.500 (one seed)"
     with pytest.raises(ValueError, match="at least one seed"):
         Spread.of([])
@@ -278,9 +279,9 @@ def test_data_hash_sees_values_order_shape_and_labels_but_not_the_type():
 def test_model_hash_sees_weights_buffers_and_names_but_not_their_memory():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     same = model_hash(model)
-    assert model_hash(model.to(memory_format=torch.channels_last)) == same
+    assert model_hash(model.to(memory_format=torch.channels_last)) == same  # type: ignore[call-overload]
     seen = {same}
-    model[1].num_batches_tracked += 1
+    model[1].num_batches_tracked += 1  # type: ignore[assignment]
     seen.add(model_hash(model))
     with torch.no_grad():
         model[0].weight[0, 0, 0, 0] += 1e-3
@@ -312,9 +313,8 @@ def test_parameters_are_plain_and_complete():
     assert parameters(art)["norm"] == "inf"
     assert parameters(APGD(0.1, 2, 5, DLR(2)))["objective"] == {"type": "DLR", "rank": 2}
     assert parameters(Built(DeepFool, {"max_iter": 3})) == {"type": "DeepFool", "max_iter": 3}
-    assert [part["type"] for part in parameters(AutoAttack(classifier, attacks=[art]))["attacks"]] == [
-        "ProjectedGradientDescent"
-    ]
+    several: Any = parameters(AutoAttack(classifier, attacks=[art]))["attacks"]
+    assert [part["type"] for part in several] == ["ProjectedGradientDescent"]
     assert plain({"a": (np.arange(2), torch.tensor(1.5), math.nan, nn.Linear)}) == {"a": [[0, 1], 1.5, "nan", "Linear"]}
 
 

@@ -131,7 +131,7 @@ def test_onnxruntime_computes_the_same(small, net):
     x = torch.rand(2, 1, 8, 8)
     networks = module_under_test._networks(small, net)
     with torch.no_grad():
-        [actual] = module_under_test._forms(small, net, networks)["onnxruntime"](x)()
+        [actual] = module_under_test._forms(small, net, networks)["onnxruntime"](x)()  # type: ignore[misc]
         assert torch.allclose(torch.from_numpy(actual), networks["dense torch"](x), atol=1e-5)
 
 

@@ -61,7 +61,7 @@ def test_scalars_of_other_libraries_become_plain_numbers(plain, kind):
 
 @given(st.floats(1e-6, 1.0), st.integers(1, 16))
 def test_the_repr_of_a_constraint_is_read_back_by_the_plugins(density, bits):
-    for constraint in Sparsity(np.float64(density)), Quantization(np.int32(bits)):
+    for constraint in Sparsity(np.float64(density)), Quantization(np.int32(bits)):  # type: ignore[arg-type]
         assert from_repr(repr(constraint)) == constraint
 
 
@@ -118,7 +118,7 @@ def test_all_faults_are_named_at_once():
 
 
 def test_functions_take_scalars_of_numpy_too():
-    assert digits_cnn(np.int64(3)) is not None
-    assert len(fit_codebook(torch.rand(50), np.int32(4))) == 4
+    assert digits_cnn(np.int64(3)) is not None  # type: ignore[arg-type]
+    assert len(fit_codebook(torch.rand(50), np.int32(4))) == 4  # type: ignore[arg-type]
     classifier = PyTorchClassifier(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), (2,), 2)
     assert isinstance(adversary(FastGradientMethod(classifier, eps=np.float64(0.5)), classifier), PGD)

@@ -156,8 +156,8 @@ def compressed(model, input_shape, *, factored=True, spread=0.02, density=0.05, 
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
     model = decompose(model) if factored else model
     weights = compressible(model)
     with torch.no_grad():
@@ -365,6 +365,8 @@ def test_graphs_compute_in_float32(dtype, factored, tmp_path):
 
 
 class Ensemble(nn.Module):
+    weights: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.members = nn.ModuleList([Colour(), Colour()])

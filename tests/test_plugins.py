@@ -111,8 +111,8 @@ def test_a_plugin_is_found_by_name_text_and_repr(install):
     install("Acme_Constraints", {"clip": "acme_clip:Clip"}, {"acme_clip": GOOD})
     kind = plugins.load("clip")
     assert plugins.load("acme-constraints/clip") is kind
-    assert plugins.parse("clip:limit=0.5,shape=(1,2,3)") == kind(0.5, shape=(1, 2, 3))
-    assert plugins.from_repr(repr(kind(2.0, signed=False))) == kind(2.0, signed=False)
+    assert plugins.parse("clip:limit=0.5,shape=(1,2,3)") == kind(0.5, shape=(1, 2, 3))  # type: ignore[call-arg]
+    assert plugins.from_repr(repr(kind(2.0, signed=False))) == kind(2.0, signed=False)  # type: ignore[call-arg]
     assert provider(kind) == "acme-constraints 1.0"
     described = plugins.describe("clip")
     assert described.summary == "Values of at most a limit."
@@ -166,7 +166,7 @@ def test_a_plugin_at_fault_raises_when_asked_for_and_hurts_no_other(install, fau
     install("acme", {"faulty": target}, {"acme_x": source})
     install("bmce", {"clip": "bmce_clip:Clip"}, {"bmce_clip": GOOD}, folder="other")
     assert {"faulty", "clip", "sparsity"} <= names()
-    assert plugins.load("clip")(1.0).limit == 1
+    assert plugins.load("clip")(1.0).limit == 1  # type: ignore[attr-defined, call-arg]
     assert plugins.load("sparsity") is Sparsity
     for ask in (plugins.load, plugins.describe, plugins.parse):
         with pytest.raises(ImportError, match=f"(?s)`faulty` of acme 1.0 .*{message}"):
@@ -187,7 +187,7 @@ def test_a_name_of_two_distributions_is_refused_until_it_is_qualified(install):
     ):
         plugins.load("clip")
     assert plugins.load("bmce/clip").__module__ == "bmce_clip"
-    assert plugins.parse("acme/clip:limit=1").limit == 1
+    assert plugins.parse("acme/clip:limit=1").limit == 1  # type: ignore[attr-defined]
     assert all("is registered by" in p.problem for p in plugins.available() if p.name == "clip")
     with pytest.raises(ValueError, match="`Clip` is a class of acme and bmce; uninstall the one"):
         plugins.from_repr("Clip(limit=1.0)")
@@ -206,14 +206,14 @@ def test_our_names_and_classes_stay_ours(install):
 
 def test_two_names_of_one_class_are_no_clash(install):
     install("acme", {"clip": "acme_clip:Clip", "clamp": "acme_clip : Clip [extra]"}, {"acme_clip": GOOD})
-    assert plugins.from_repr("Clip(1.0)") == plugins.load("clamp")(1.0)
+    assert plugins.from_repr("Clip(1.0)") == plugins.load("clamp")(1.0)  # type: ignore[call-arg]
 
 
 def test_a_distribution_that_is_found_twice_counts_once(install):
     install("acme", {"clip": "acme_clip:Clip"}, {"acme_clip": GOOD}, version="1.0")
     install("Acme", {"clip": "acme_clip:Clip"}, {"acme_clip": GOOD}, version="1.1", folder="first")
     assert [p.version for p in plugins.available() if p.name == "clip"] == ["1.1"]  # the first on the path
-    assert plugins.load("clip")(1.0).limit == 1
+    assert plugins.load("clip")(1.0).limit == 1  # type: ignore[attr-defined, call-arg]
 
 
 def test_unreadable_entry_points_are_shown_and_hurt_no_other(install):

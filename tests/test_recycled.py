@@ -103,7 +103,7 @@ def test_shuffled_training_keeps_each_rows_own_perturbation(make_classifier, dig
     attack = Recycled(PGD(0.1, 0.02, 1, random_start=False), free_step=False, dtype=torch.float32)
     ObjectiveTrainer(classifier, Adversarial(attack), verbose=False).fit(x, y, batch_size=16, nb_epochs=3)
     x = torch.from_numpy(x)
-    memory = attack.memory.recall(Rows(torch.arange(50), 50, attack.memory._data), x)[0]
+    memory = attack.memory.recall(Rows(torch.arange(50), 50, attack.memory._data), x)[0]  # type: ignore[arg-type]
     # Three visits of one step each, in steps of 0.02, and inside [0, 1] only where the row is the example's own.
     assert memory.abs().flatten(1).amax(dim=1).sub(0.06).abs().median() < 1e-6
     assert ((x + memory).clamp(0, 1) - (x + memory)).abs().max() < 1e-6
@@ -287,7 +287,7 @@ def test_a_radius_in_other_units_is_noticed(make_classifier, digits):
 def test_what_it_cannot_be_built_on_is_refused():
     Recycled(steps(1, random_start=True))
     with pytest.raises(TypeError, match="must be a PGD"):
-        Recycled(CropAndFlip())
+        Recycled(CropAndFlip())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"restarts=1, got 2.*int8, float16 or float32, got torch.float64"):
         Recycled(steps(1, random_start=True, restarts=2), dtype=torch.float64)
 

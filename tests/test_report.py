@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -41,7 +42,7 @@ from art_atmc.support.statistics import Spread
 
 TEST = 200
 RADII = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
-BARE = {"curve": None, "examples": False}  # fewer pictures to draw
+BARE: dict[str, Any] = {"curve": None, "examples": False}  # fewer pictures to draw
 PASSED = (Finding("gradients", Severity.PASSED, "no gradient vanishes"),)
 
 
@@ -103,7 +104,7 @@ def make_point(output: Path, recipe: str, density: float = 1.0, bits: int = 32, 
         x_adv = (x + 0.1 * rng.choice([-1, 1], x.shape)).clip(0, 1).astype(np.float32)
         y = np.arange(6)
         Examples(x, x_adv, y, y, (y + np.arange(6) % 2) % 10).save(folder)
-    figures = {
+    figures: dict[str, Any] = {
         "recipe": recipe,
         "density": density,
         "bits": bits,
@@ -486,7 +487,9 @@ def test_damaged_points_are_found_with_the_reason(two_points, tmp_path, break_, 
     assert str(tmp_path) not in left_out.reason
 
 
-NUMBERS = st.sampled_from([0, -1, 1e308, -1e308, 1e-308, math.nan, math.inf, 10**40, 10**400, "", "3", None, [], {}])
+NUMBERS: st.SearchStrategy[Any] = st.sampled_from(
+    [0, -1, 1e308, -1e308, 1e-308, math.nan, math.inf, 10**40, 10**400, "", "3", None, [], {}]
+)
 
 
 @given(st.data(), NUMBERS)
@@ -649,7 +652,7 @@ def chromium(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str
     # The sandbox does not start for root, as in containers; the page is our own.
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000"]
     return subprocess.run(
-        [CHROMIUM, *options, "--allow-file-access-from-files", profile, *arguments],
+        [CHROMIUM, *options, "--allow-file-access-from-files", profile, *arguments],  # type: ignore[list-item]
         capture_output=True,
         text=True,
         timeout=120,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +28,7 @@ def masked(layer: nn.Module, rows: float, channels: float, entries: float, seed:
         return torch.rand(shape, generator=generator) < share
 
     with torch.no_grad():
-        weight = layer.weight
+        weight = layer.get_parameter("weight").data
         ones = [1] * (weight.dim() - 2)
         weight *= kept((len(weight), 1, *ones), rows) * kept((1, weight.shape[1], *ones), channels)
         weight *= kept(weight.shape, entries)
@@ -116,15 +116,15 @@ def check_plans(layer: nn.Module, shape: tuple[int, ...], seed: int) -> None:
     expected = layer(x)
     gradient = torch.randn(expected.shape, dtype=torch.float64)
     (expected_grad,) = torch.autograd.grad(expected, x, gradient)
-    dense, *plans = structure._plans(layer, 0)
+    dense, *plans = structure._plans(layer, 0)  # type: ignore[arg-type]
     assert dense.build() is None
     assert plans
     for plan in plans:
         module = plan.build()
-        assert same(module(x), expected, 1e-12)
-        assert same(torch.autograd.grad(module(x), x, gradient)[0], expected_grad, 1e-12)
+        assert same(module(x), expected, 1e-12)  # type: ignore[misc]
+        assert same(torch.autograd.grad(module(x), x, gradient)[0], expected_grad, 1e-12)  # type: ignore[misc]
         with torch.no_grad():
-            assert same(module(x), expected, 1e-12)
+            assert same(module(x), expected, 1e-12)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(40, 20), nn.Linear(20, 40), nn.Conv2d(6, 20, 3), nn.Conv2d(2, 40, 3)])
@@ -259,7 +259,7 @@ def test_empty_rows_and_unused_channels_are_left_out():
         layer.weight[:, 0] = 0
         layer.weight[0, 1] = 0  # used by other rows
     _, plan = structure._plans(layer, 0)
-    [part] = plan.build().parts
+    [part] = plan.build().parts  # type: ignore[misc]
     assert part.layer.weight.shape == (3, 3, 3, 3)
     assert part.outputs.tolist() == [0, 3, 4]
     assert part.inputs.tolist() == [1, 2, 3]
@@ -280,7 +280,7 @@ def test_known_positions_decide_on_a_convolution():
 
 def test_compressed_rows_have_first_and_second_derivatives():
     layer = masked(nn.Linear(7, 5, dtype=torch.float64), 1.0, 1.0, 0.4)
-    rows = CompressedRows(layer.weight, layer.bias)
+    rows = CompressedRows(layer.weight, layer.bias)  # type: ignore[arg-type]
     for shape in [(1, 7), (3, 7), (7,), (2, 2, 7)]:
         x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda x: rows(x).square(), (x,))
@@ -450,7 +450,7 @@ def test_counting_leaves_the_model_as_it_was():
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x):
-            self.calls += 1
+            self.calls += 1  # type: ignore[assignment]
             return x + torch.rand(())
 
     model = nn.Sequential(
@@ -489,16 +489,17 @@ def test_optimized_layers_run_under_autocast(dtype):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 1500))
     with torch.no_grad():
-        model[0].weight.mul_(torch.rand_like(model[0].weight) < 0.001)
+        model[0].weight.mul_(torch.rand_like(model[0].weight) < 0.001)  # type: ignore[arg-type]
         model[2].weight[100:].zero_()
     small = optimized(copy.deepcopy(model))
     assert (type(small[0]), type(small[2])) == (CompressedRows, Blocks)
     x = torch.rand(4, 1500, requires_grad=True)
-    gradients, outputs = [], []
+    gradients: list[Tensor] = []
+    outputs: list[Tensor] = []
     for network in (model, small):
         with torch.autocast("cpu", dtype):
             out = network(x)
         outputs.append(out.float())
         gradients += torch.autograd.grad(out.float().sum(), x)
-    assert torch.allclose(*outputs, atol=0.02)
-    assert torch.allclose(*gradients, atol=0.02)
+    assert torch.allclose(*outputs, atol=0.02)  # type: ignore[arg-type, misc]
+    assert torch.allclose(*gradients, atol=0.02)  # type: ignore[arg-type, misc]

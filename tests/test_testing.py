@@ -69,7 +69,7 @@ def test_the_laws_are_tried_on_the_weights_that_are_given():
     with pytest.raises(ValueError, match=r"Sparsity\(density=0.01\) refuses all weights that were tried"):
         check_constraint(Sparsity(0.01), Weights({"w": torch.ones(2, 5)}))
     with pytest.raises(TypeError, match="must be an object such as Sparsity"):
-        check_constraint(Sparsity)
+        check_constraint(Sparsity)  # type: ignore[arg-type]
 
 
 # Wrong constraints. `Top` is right and the base of most of them.
@@ -262,14 +262,14 @@ class Later(Top):
 
 @configured
 class Violated(Top):
-    def violation(self, weights):
+    def violation(self, weights):  # type: ignore[misc]
         return 0.0
 
 
 @configured
 class Forgets(Top):
     def relaxed(self, progress):
-        return Forgets(self.k + 1)
+        return Forgets(self.k + 1)  # type: ignore[call-arg]
 
 
 @configured
@@ -277,7 +277,7 @@ class Tightens(Top):
     """Falls below the target on the way."""
 
     def relaxed(self, progress):
-        return self if progress == 1 else Top(max(1, self.k - 1))
+        return self if progress == 1 else Top(max(1, self.k - 1))  # type: ignore[call-arg]
 
 
 @configured
@@ -335,7 +335,7 @@ class RelaxesElsewhere(Top):
 @configured
 class RelaxesTooFar(Top):
     def relaxed(self, progress):
-        return self if progress == 1 else Asks(self.k)
+        return self if progress == 1 else Asks(self.k)  # type: ignore[call-arg]
 
 
 @configured
@@ -388,10 +388,10 @@ BROKEN = [
     (Smallest(), TWO, "`project` must return the nearest point"),
     (SmallestCodes(), {}, "`project` must return the nearest point"),
     (Sloppy(), {}, "`project` must return the nearest point"),
-    (Top(1), TWO, "`violation` must be zero exactly on the set"),
+    (Top(1), TWO, "`violation` must be zero exactly on the set"),  # type: ignore[call-arg]
     (Generous(), TWO, "`project` must return a feasible point"),
     (
-        Top(3),
+        Top(3),  # type: ignore[call-arg]
         {"distance": lambda w: float(flat(w).square().sort().values[:-2].sum())},
         "`project` must return the nearest point, .* away",
     ),
@@ -402,7 +402,7 @@ BROKEN = [
     (Views(), {}, "`project` must work on weights that `check` accepts, but raised RuntimeError"),
     (Storage(), {}, "`project` must give the same for transposed tensors"),
     (Listed(), {}, "must be hashable"),
-    (Secret(scale=2.0), {}, "its `repr` must rebuild it"),
+    (Secret(scale=2.0), {}, "its `repr` must rebuild it"),  # type: ignore[call-arg]
     (Scalars(), {}, "its numbers must be kept as plain Python numbers"),
     (Unpicklable(), {}, "must pickle; it raised TypeError"),
     (Undeclared(), {}, "must be a frozen dataclass of its own"),
@@ -439,7 +439,7 @@ def test_seeding_is_seen_even_where_the_generator_was_just_seeded_so():
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_right_base_of_the_wrong_ones_passes(k):
-    check_constraint(Top(k), feasible=lambda w: w.nnz() <= k)
+    check_constraint(Top(k), feasible=lambda w: w.nnz() <= k)  # type: ignore[call-arg]
 
 
 def test_half_precision_may_be_refused():
@@ -611,10 +611,10 @@ class SharesState(Penalised):
 
     def __init__(self, weights):
         super().__init__(weights)
-        self.pull = torch.zeros(())
+        self.pull = torch.zeros(())  # type: ignore[assignment]
 
     def enforce(self, constraint):
-        self.pull.add_(0.1)
+        self.pull.add_(0.1)  # type: ignore[attr-defined]
 
 
 class NeverFeasible(Penalised):
@@ -624,7 +624,7 @@ class NeverFeasible(Penalised):
 
 
 class Uncounted(Penalised):
-    def step(self):
+    def step(self):  # type: ignore[misc]
         self.enforce(self.constraint)
 
 

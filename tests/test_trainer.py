@@ -356,7 +356,7 @@ def test_trainers_that_escape_enforcement_are_refused(make_classifier, digits, d
     classifier = make_classifier()
     trainer = ATMCTrainer(classifier, constraints=CONSTRAINTS, trainer=Misbehaving(classifier, deed))
     with pytest.raises(RuntimeError, match=message):
-        trainer.fit(*digits, nb_epochs=1)
+        trainer.fit(*digits, nb_epochs=1)  # type: ignore[misc]
     with pytest.raises(NotFittedError):
         trainer.compress()
 
@@ -368,7 +368,7 @@ def test_a_run_shorter_than_its_schedule_warns_and_still_obeys(make_classifier, 
         pytest.warns(UserWarning, match="made only 1 steps"),
         pytest.warns(UserWarning, match=r"no weight is left in conv\.weight"),
     ):
-        trainer.fit(*digits, nb_epochs=1)
+        trainer.fit(*digits, nb_epochs=1)  # type: ignore[misc]
     assert_obeys(trainer.get_classifier().model)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,8 +147,8 @@ def test_the_latest_epoch_within_one_standard_error_is_kept(correct, n):
     chosen = BestEpoch()
     for epoch, hits in enumerate(correct):
         nn.init.constant_(model.weight, epoch)
-        chosen.on_validation(run, {"robust_accuracy": hits / n, "clean_accuracy": 1.0})
-    chosen.on_train_end(run)
+        chosen.on_validation(run, {"robust_accuracy": hits / n, "clean_accuracy": 1.0})  # type: ignore[arg-type]
+    chosen.on_train_end(run)  # type: ignore[arg-type]
     shares = [hits / n for hits in correct]
     error = (max(shares) * (1 - max(shares)) / n) ** 0.5
     assert model.weight.item() == max(e for e, share in enumerate(shares) if share >= max(shares) - error)
@@ -265,7 +266,7 @@ def test_wrong_kinds_are_refused(make_classifier):
     with pytest.raises(TypeError, match="PyTorchClassifier"):
         ObjectiveTrainer(nn.Linear(2, 2), Adversarial(ATTACK))
     with pytest.raises(TypeError, match="Adversarial"):
-        ObjectiveTrainer(make_classifier(), ATTACK)
+        ObjectiveTrainer(make_classifier(), ATTACK)  # type: ignore[arg-type]
 
 
 def boxed(x):
@@ -301,7 +302,7 @@ def test_bad_data_is_refused_before_training(make_classifier, digits, change, me
     trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
     x, y = digits[0][:64], digits[1][:64]
     with pytest.raises(ValueError, match=message):
-        trainer.fit(*change(x, y), nb_epochs=1)
+        trainer.fit(*change(x, y), nb_epochs=1)  # type: ignore[misc]
     with pytest.raises(ValueError, match=message):
         trainer.fit(x, y, validation_data=change(x, y), nb_epochs=1)
     assert torch.equal(weights(classifier), before)
@@ -338,7 +339,7 @@ def test_bad_settings_are_refused(make_classifier, digits):
     with pytest.raises(ValueError, match="`batch_size`"):
         trainer.fit(x, y, batch_size=0)
     with pytest.raises(TypeError, match=r"step\(\)"):
-        trainer.fit(x, y, scheduler=0.1)
+        trainer.fit(x, y, scheduler=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unknown arguments"):
         trainer.fit(x, y, epochs=3)
     with pytest.raises(TypeError, match="DataLoader"):
@@ -349,11 +350,11 @@ def test_a_loss_that_becomes_nan_stops_with_epoch_and_batch_and_keeps_the_last_g
     classifier = make_classifier()
     trainer = ObjectiveTrainer(classifier, Adversarial(ATTACK), verbose=False)
     x, y = digits
-    seen = []
+    seen: list[float] = []
 
     with pytest.raises(FloatingPointError, match=r"epoch 2, batch [23]: the loss"):
         trainer.fit(x[:256], y[:256], nb_epochs=3, batch_size=64, scheduler=_AbsurdRateAfterFirst(classifier, seen))
-    assert torch.equal(weights(classifier), seen[0])
+    assert torch.equal(weights(classifier), seen[0])  # type: ignore[arg-type]
 
 
 class _AbsurdRateAfterFirst:
@@ -493,7 +494,7 @@ def test_weights_of_examples_count_in_the_loss(make_classifier, digits):
 
 @pytest.mark.parametrize("rate", [Constant(), Hold(), Hold(0.5, 0.2), Cosine(), Cosine(0.1), OneCycle()], ids=repr)
 def test_a_rate_is_its_shape_and_gives_the_optimizer_its_own_back(make_classifier, digits, rate):
-    seen = []
+    seen: list[float] = []
 
     class Watch(Callback):
         def on_batch_end(self, run):
@@ -540,7 +541,7 @@ def test_callbacks_are_called_at_the_seams(make_classifier, digits):
     expected = ["on_train_start", "on_epoch_start", *batch, *batch, "validating", "on_validation", "on_epoch_end"]
     assert calls == [*expected, "on_train_end", "close"]
     with pytest.raises(TypeError, match="Callback"):
-        ObjectiveTrainer(make_classifier(), Natural(), callbacks=[print])
+        ObjectiveTrainer(make_classifier(), Natural(), callbacks=[print])  # type: ignore[list-item]
 
 
 def test_a_callback_may_clip_gradients_and_end_the_fit(make_classifier, digits):
@@ -641,11 +642,11 @@ def test_what_cannot_work_is_said_before_training(make_classifier, digits):
     x, y = digits[0][:64], digits[1][:64]
     trainer = ObjectiveTrainer(make_classifier(), Adversarial(ATTACK), verbose=False)
     with pytest.raises(ValueError, match="`augmentation` must take"):
-        trainer.fit(x, y, augmentation=lambda x: x)
+        trainer.fit(x, y, augmentation=lambda x: x)  # type: ignore[arg-type, misc]
     with pytest.raises(ValueError, match="`augmentation` must return"):
         trainer.fit(x, y, augmentation=lambda x, generator: x[:, :, 1:])
     with pytest.raises(TypeError, match="fit_generator"):
-        trainer.fit(DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y))), y)
+        trainer.fit(DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y))), y)  # type: ignore[arg-type]
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     closing = make_classifier(model=model, optimizer=torch.optim.LBFGS(model.parameters()))
     with pytest.raises(ValueError, match="several times a step"):
@@ -663,7 +664,7 @@ def test_a_radius_in_other_units_is_noticed(make_classifier, digits, eps):
 @pytest.mark.parametrize("outside", [False, True])
 def test_reduced_precision_trains_weights_and_measures_in_full(make_classifier, digits, outside):
     """Autocast keeps the weights that it cast until its block ends: around a fit, those of the first step."""
-    seen = {"training": set(), "validation": set()}
+    seen: dict[str, set[Any]] = {"training": set(), "validation": set()}
 
     class Spy(nn.Module):
         def __init__(self):

@@ -66,7 +66,7 @@ def test_the_trainer_is_what_the_name_says(name):
     # A new memory for every training: a rehearsal on a few examples must leave none behind.
     assert settings.attack == settings.attack
     if name == "fast":
-        assert settings.attack.memory is not settings.attack.memory
+        assert settings.attack.memory is not settings.attack.memory  # type: ignore[attr-defined]
 
 
 def test_unknown_names_are_refused():

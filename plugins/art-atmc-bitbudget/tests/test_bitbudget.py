@@ -38,7 +38,7 @@ def size(projected):
         values = tensor[tensor != 0]
         if values.numel():
             width = max(1, math.ceil(math.log2(values.unique().numel())))
-            total += width * values.numel() + 32 * 2**width if width <= 8 else math.inf
+            total += width * values.numel() + 32 * 2**width if width <= 8 else math.inf  # type: ignore[assignment]
     return total
 
 

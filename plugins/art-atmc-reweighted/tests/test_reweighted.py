@@ -48,7 +48,7 @@ def parameters(seed: int = 0, dtype: torch.dtype = torch.float32) -> Weights:
 
 def groups(constraint: Constraint, weights: Weights) -> list[list[tuple[str, tuple[int, ...]]]]:
     """The groups that the constraint may drop, entry by entry, from their definitions."""
-    key: Callable[..., Any] = {
+    key: Callable[..., Any] = {  # type: ignore[assignment]
         Sparsity: lambda name, *at: (name, at),
         NMSparsity: lambda name, *at: (name, at),
         FilterSparsity: lambda name, i, *at: ("ab" if getattr(constraint, "coupled", ()) and name in "ab" else name, i),

@@ -52,12 +52,12 @@ def pruned(model: nn.Module, constraint: FilterSparsity) -> nn.Module:
 def test_networks_of_the_paper_get_smaller_and_compute_the_same(name: str) -> None:
     torch.manual_seed(0)
     model = unsettled(NETWORKS[name](10))
-    x = torch.rand(2, *model.input_shape)
+    x = torch.rand(2, *model.input_shape)  # type: ignore[misc]
     pruned(model, FilterSparsity(0.5, per_layer=True, coupled=coupled_filters(model, x)))
     before = copy.deepcopy(model.state_dict())
     removal = remove_filters(model, x)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert_same(removal.model, model, torch.rand(2, *model.input_shape))
+    assert_same(removal.model, model, torch.rand(2, *model.input_shape))  # type: ignore[misc]
     spare = 2 if name == "wrn-16-8" else 0  # channels that stay for others' constants, where convolutions pad
     assert all(after - before // 2 in range(spare) or after == before // 2 for before, after in removal.widths.values())
     assert removal.parameters[1] < 0.33 * removal.parameters[0]
@@ -204,7 +204,7 @@ def test_inputs_and_outputs_stay_and_so_does_one_channel_of_each_layer() -> None
     model[0].weight.data.zero_()
     model[2].weight.data[0] = 0
     removal = remove_filters(model, torch.rand(2, 3))
-    assert [tuple(m.weight.shape) for m in removal.model if isinstance(m, nn.Linear)] == [(1, 3), (2, 1)]
+    assert [tuple(m.weight.shape) for m in removal.model.children() if isinstance(m, nn.Linear)] == [(1, 3), (2, 1)]
     assert_same(removal.model, model, torch.randn(4, 3))
 
 
@@ -380,4 +380,4 @@ def test_the_smaller_network_is_an_art_classifier_and_a_file_and_trains_on(tmp_p
     assert isinstance(pickle.loads(pickle.dumps(small)), nn.Module)
     before = small.layers.conv2.weight.detach().clone()
     classifier.fit(x, np.arange(6), batch_size=6, nb_epochs=1)
-    assert not torch.equal(small.layers.conv2.weight, before)
+    assert not torch.equal(small.layers.conv2.weight, before)  # type: ignore[arg-type]

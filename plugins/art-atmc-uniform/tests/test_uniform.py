@@ -199,7 +199,7 @@ def test_bad_bits_are_refused(bits):
     with pytest.raises(ValueError, match=r"`bits` must be an integer in 2\.\.16"):
         UniformQuantization(bits=bits)
     with pytest.raises(ValueError, match="must be True or False"):
-        UniformQuantization(symmetric=1)
+        UniformQuantization(symmetric=1)  # type: ignore[arg-type]
 
 
 def test_more_bits_than_the_precision_has_are_refused():
