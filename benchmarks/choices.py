@@ -112,13 +112,15 @@ def schedule(data_dir: DataDir = None, density: float = 0.02, bits: int = 1) -> 
 
 
 @app.command()
-def solvers(data_dir: DataDir = None, densities: str = "0.05,0.02,0.01", widths: str = "1,2,4") -> None:
+def solvers(
+    data_dir: DataDir = None, densities: str = "0.05,0.02,0.01", widths: str = "1,2,4", feedbacks: str = "1,0.3,0.1"
+) -> None:
     """Compare projection and ADMM, as in the paper, with training through the projection."""
     setting = Setting(data_dir)
     for density, bits in itertools.product(map(float, densities.split(",")), map(int, widths.split(","))):
         constraints = [Sparsity(density), Quantization(bits)]
         setting.run(f"density {density}, {bits} bits, paper", constraints, solver=paper_solver)
-        for feedback in (1.0, 0.3, 0.1):
+        for feedback in map(float, feedbacks.split(",")):
             name = f"density {density}, {bits} bits, through {feedback}"
             setting.run(name, constraints, solver=functools.partial(through, feedback=feedback))
 

@@ -144,6 +144,53 @@ def digits_means_table() -> str:
     return markdown(("network", "clean, %", "robust under PGD, %", "worst case of `standard`, %", "file, kB"), rows)
 
 
+# Small budgets on digits: one point.json a line, as `art-atmc train --suite standard` wrote it
+
+
+def budgets() -> list[tuple[float, int, list[dict[str, Any]]]]:
+    """(density, bits, points of all seeds), from the largest to the smallest."""
+    points = lines("digits/budgets.jsonl")
+    sizes = sorted({(p["density"], p["bits"]) for p in points}, reverse=True)
+    return [(*size, [p for p in points if (p["density"], p["bits"]) == size]) for size in sizes]
+
+
+def bits_of(number: int) -> str:
+    return f"{number} bit{'s' if number > 1 else ''}"
+
+
+def budget_figures() -> list[Figure]:
+    def figure(density: float, bits: int, points: list[dict[str, Any]]) -> Figure:
+        shares = [p["robust"]["correct"] / p["robust"]["n"] for p in points]
+        return Figure(
+            what=f"digits, density {density:g}, {bits_of(bits)}: worst case of the suite `standard`",
+            value=f"{percent(mean(shares))} %",
+            spread=f"{percent(min(shares))} to {percent(max(shares))}, {len(points)} seeds",
+            command=f"art-atmc train --data digits --density {density:g} --bits {bits} --suite standard --no-dense "
+            f"--seeds {len(points)} --output OUT",
+            machine=", ".join(f"{name} {version}" for name, version in points[0]["versions"].items()),
+            record="digits/budgets.jsonl",
+        )
+
+    return [figure(*budget) for budget in budgets()]
+
+
+def budgets_table() -> str:
+    def row(density: float, bits: int, points: list[dict[str, Any]]) -> tuple[str, ...]:
+        shares = [p["robust"]["correct"] / p["robust"]["n"] for p in points]
+        sizes = [p["file_bytes"] / 1000 for p in points]
+        return (
+            f"{density:g}, {bits_of(bits)}",
+            f"{round(mean(p['nnz'] for p in points)):,}",
+            f"{mean(sizes):.2f}",
+            percent(accuracy(points, "clean")),
+            percent(accuracy(points, "robust")),
+            " ".join(percent(share) for share in shares),
+        )
+
+    header = ("density", "non-zeros", "file, kB", "clean, %", "worst case, %", "each seed")
+    return markdown(header, [row(*budget) for budget in budgets()])
+
+
 # Sweeps: one line a network, as `art-atmc sweep` and `art-atmc reproduce` wrote it
 
 
@@ -263,7 +310,7 @@ def latency_table() -> str:
 
 
 def figures() -> list[Figure]:
-    return [*digits_figures(), *mnist_figures(), *benchmark_figures()]
+    return [*digits_figures(), *budget_figures(), *mnist_figures(), *benchmark_figures()]
 
 
 def summary_table() -> str:
@@ -274,6 +321,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": summary_table,
     "digits": digits_table,
     "digits_means": digits_means_table,
+    "budgets": budgets_table,
     "density": density_table,
     "training": lambda: benchmarks_table("training"),
     "evaluation": lambda: benchmarks_table("evaluation"),
