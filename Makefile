@@ -39,7 +39,6 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/python .ci/words
-	$(BIN)/python .ci/words
 	$(BIN)/towncrier build --draft --version unreleased > /dev/null
 
 news: $(VENV)/ready
