@@ -337,7 +337,7 @@ def own(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_network_cannot_do_is_said_before_anything_is_trained(command, tmp_path, monkeypatch, network, message):
-    monkeypatch.setattr(train_and_test, "write_file", interrupted)  # of the history: something was trained
+    monkeypatch.setattr(train_and_test.JSONLines, "on_train_start", interrupted)  # a history begins with a training
     for name in ("train", "sweep"):
         status, _, said = command(name, *SHORT, "--output", tmp_path / name, "--network", f"faulty_networks:{network}")
         assert status == 2
