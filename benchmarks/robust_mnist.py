@@ -64,13 +64,14 @@ def trained(
     validation: int,
     seed: int,
     bf16: bool,
+    first_iter: int | None = None,
     **compression: Any,
 ) -> PyTorchClassifier:
     data = load("mnist", data_dir)
     x, y, x_val, y_val = split_validation(data.x_train, data.y_train, validation / len(data.x_train), seed)
     trainer: Any = ObjectiveTrainer(
         classifier,
-        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=1))),
+        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=1), first_iter=first_iter)),
         callbacks=[Lines()],
         seed=seed,
         precision="bf16" if bf16 else None,
@@ -112,8 +113,8 @@ def small(
     data_dir: DataDir,
     output: Output,
     start: Annotated[Path, typer.Option(help="File of the dense network.")],
-    density: float,
-    bits: int,
+    density: Annotated[float, typer.Option(help="Share of the weights that is kept.")],
+    bits: Annotated[int, typer.Option(help="Of each codebook.")],
     epochs: int = 8,
     lr: float = 1e-3,
     validation: Validation = 1000,
@@ -138,6 +139,7 @@ def small(
         validation,
         seed,
         bf16,
+        first_iter=10,
         constraints=constraints,
         schedule=Tightening(support=(0.0, 0.4), codebook=0.4),
         solver=lambda weights, constraint, ramp: StraightThrough(weights, constraint, ramp=ramp),

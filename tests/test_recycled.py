@@ -155,6 +155,16 @@ def test_first_visits_start_at_random_where_the_attack_does():
     assert second[3].abs().amax() > 0.1  # this one is new
 
 
+def test_a_first_visit_may_take_more_steps():
+    x, y = batch()
+    problem = Problem(network(), clip_values=(0, 1)).at(ALL)
+    attack = Recycled(steps(1), free_step=False, first_iter=3, dtype=torch.float32)
+    assert torch.allclose(attack(problem, x, y), steps(3)(problem, x, y), atol=1e-6)
+    assert torch.allclose(attack(problem, x, y), steps(4)(problem, x, y), atol=1e-6)
+    with pytest.raises(ValueError, match="`first_iter` must be an integer of at least 1, got 0"):
+        Recycled(steps(1), first_iter=0)
+
+
 def test_resuming_is_exact():
     x, y = batch()
     problem = Problem(network(), clip_values=(0, 1)).at(ALL)

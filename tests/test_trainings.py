@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -13,7 +14,7 @@ from art_atmc.cli import app
 from art_atmc.data import load
 from art_atmc.experiments.reproduce import PANELS
 from art_atmc.experiments.settings import Settings
-from art_atmc.experiments.train_and_test import new_trainer
+from art_atmc.experiments.train_and_test import Start, new_trainer, train
 from art_atmc.experiments.training import TRAININGS
 from art_atmc.training.rates import OneCycle
 
@@ -67,6 +68,16 @@ def test_the_trainer_is_what_the_name_says(name):
     assert settings.attack == settings.attack
     if name == "fast":
         assert settings.attack.memory is not settings.attack.memory  # type: ignore[attr-defined]
+
+
+def test_a_trained_network_meets_grown_perturbations_from_the_first_visit(tmp_path):
+    settings = dataclasses.replace(Settings.resolved("digits", training="fast", density=0.2), epochs=1)
+    dataset = load("digits")
+    train(settings.dense(), tmp_path, dataset, verbose=False)
+    fresh = new_trainer(settings, dataset, verbose=False)
+    started = new_trainer(settings, dataset, Start(tmp_path, (("DA", 1),)), verbose=False)
+    assert fresh.trainer.objective.attack.first_iter is None
+    assert started.trainer.objective.attack.first_iter == 10
 
 
 def test_unknown_names_are_refused():

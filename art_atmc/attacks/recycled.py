@@ -39,6 +39,8 @@ class Recycled(Adversary):
 
     :param attack: the steps of one visit; its ``random_start`` says how the first visit of an example begins.
     :param free_step: whether the training step's gradient is used too.
+    :param first_iter: steps of the first visit; as many as of the others where it is None. A network that is trained
+        already needs more: against perturbations that have yet to grow it unlearns what it has.
     :param dtype: what perturbations are kept in: ``torch.int8``, ``torch.float16`` or ``torch.float32``.
     :raises TypeError: when the attack is no :class:`~art_atmc.PGD`.
     :raises ValueError: for an attack with restarts and another dtype; when called, for batches without rows and for
@@ -55,6 +57,7 @@ class Recycled(Adversary):
 
     attack: PGD
     free_step: bool = True
+    first_iter: int | None = None
     dtype: torch.dtype = torch.int8
     memory: Perturbations = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -69,6 +72,8 @@ class Recycled(Adversary):
             faults.append(
                 f"`attack` must have restarts=1, got {self.attack.restarts}; each example has one perturbation"
             )
+        if self.first_iter is not None and (not isinstance(self.first_iter, int) or self.first_iter < 1):
+            faults.append(f"`first_iter` must be an integer of at least 1, got {self.first_iter!r}; 10 steps suffice")
         if self.dtype not in _SCALES:
             faults.append(f"`dtype` must be int8, float16 or float32, got {self.dtype}; int8 suffices")
         if faults:
@@ -96,9 +101,13 @@ class Recycled(Adversary):
         motion = rows.motion
         kept, visited = self.memory.recall(rows, x)
         start = x + (kept if motion is None else motion(kept))
-        if self.attack.random_start and not bool(visited.all()):
-            start[~visited] = self.attack.random_point(problem, x[~visited])
-        adv = self.attack.ascend(problem, x, y, start)
+        attack = self.attack
+        if not bool(visited.all()):
+            if attack.random_start:
+                start[~visited] = attack.random_point(problem, x[~visited])
+            if self.first_iter is not None:
+                attack = dataclasses.replace(attack, max_iter=self.first_iter)
+        adv = attack.ascend(problem, x, y, start)
 
         def keep(point: Tensor) -> None:
             delta = point - x

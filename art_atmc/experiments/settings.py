@@ -85,6 +85,7 @@ class Settings:
     :param rate: the shape of the learning rate over the run.
     :param optimizer: a name in :data:`art_atmc.experiments.training.OPTIMIZERS`.
     :param recycled: whether the attack goes on from each example's last perturbation.
+    :param first_iter: steps of an example's first visit, where the attack is recycled; None for as many as later.
     :param precision: ``"bfloat16"`` to train in it, or ``"float32"``.
     :raises ValueError: naming every setting that is out of range.
     """
@@ -117,6 +118,7 @@ class Settings:
     rate: Rate = dataclasses.field(default_factory=Hold)
     optimizer: str = "sgd"
     recycled: bool = False
+    first_iter: int | None = None
     precision: str = "float32"
 
     @classmethod
@@ -195,7 +197,7 @@ class Settings:
     def attack(self) -> Adversary:
         """Of the training: PGD from a random start, or from each example's last perturbation."""
         pgd = PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
-        return Recycled(pgd) if self.recycled else pgd
+        return Recycled(pgd, first_iter=self.first_iter) if self.recycled else pgd
 
     @property
     def test_attack(self) -> PGD:

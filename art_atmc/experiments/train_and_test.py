@@ -46,6 +46,8 @@ CHECKPOINTS: Final = "checkpoints"
 HISTORY: Final = "history.jsonl"
 EVALUATION: Final = "evaluation.json"
 POINT: Final = "point.json"
+FIRST_ITER: Final = 10
+"""Of a network that starts from a trained one, whose kept perturbations have yet to grow."""
 
 AnyTrainer: TypeAlias = ObjectiveTrainer | ATMCTrainer
 Split: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -167,6 +169,7 @@ def new_trainer(
     model = new_model(settings, dataset)
     if start is not None:
         CompressedModel.load(start.folder / MODEL).restore(model)
+        settings = dataclasses.replace(settings, first_iter=FIRST_ITER)
     if settings.low_rank:
         low_rank_(model, settings.density, settings.ignore)
     classifier = new_classifier(settings, dataset, model)
