@@ -61,7 +61,7 @@ def test_what_jpeg_lost_is_in_the_name(images):
 
 
 def test_what_is_missing_or_damaged_is_said(binary, tmp_path):
-    with pytest.raises(ValueError, match="give --data-dir"):
+    with pytest.raises(ValueError, match="give `data_dir`"):
         load("cifar10")
     with pytest.raises(FileNotFoundError, match="neither data_batch_1.bin"):
         load("cifar10", tmp_path / "elsewhere")
