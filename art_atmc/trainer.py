@@ -21,7 +21,7 @@ from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.enforcement import enforced, projected, rehearse
 from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
-from art_atmc.compression.schedule import Ramp, Tightening
+from art_atmc.compression.schedule import Ramp, Tightening, postponed
 from art_atmc.compression.solver import Solver, SolverFactory
 from art_atmc.compression.solvers import default_solver
 from art_atmc.compression.weights import Weights, compressible, empty_layers
@@ -260,7 +260,9 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         with contextlib.ExitStack() as stack:
             stack.enter_context(enforced(optimizer, self.solvers))
             if isinstance(self.trainer, ObjectiveTrainer):
-                stack.enter_context(self.trainer.watched(_Shipped(self.solvers)))
+                stack.enter_context(
+                    self.trainer.watched(_Shipped(self.solvers, math.log(max(classifier.nb_classes, 2))))
+                )
             yield
             if classifier.optimizer is not optimizer:
                 raise RuntimeError(
@@ -301,10 +303,25 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
 
 @final
 class _Shipped(Callback):
-    """Validates the weights as they would be shipped, on all constraints; keeps the solvers' state."""
+    """Validates the weights as they would be shipped, on all constraints; lets the constraints wait for the network to
+    learn; keeps the solvers' state.
 
-    def __init__(self, solvers: Sequence[Solver]) -> None:
+    :param guessing: the loss of a network that has learned nothing.
+    """
+
+    def __init__(self, solvers: Sequence[Solver], guessing: float) -> None:
         self.solvers = solvers
+        self.guessing = guessing
+        self.planned = [solver.ramp for solver in solvers]
+
+    def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
+        start = min((solver.ramp.start for solver in self.solvers), default=0)
+        each, learned = run.step // run.epoch, row["loss"] < 0.9 * self.guessing
+        later = min(run.step + each + 1, each * run.epochs // 2)  # not within the next epoch, nor after half of the run
+        if run.step < start < later and not learned:
+            ramps = postponed(self.planned, later, each * run.epochs)
+            for solver, ramp in zip(self.solvers, ramps, strict=True):
+                solver.ramp = ramp
 
     def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
         return self._projected()
@@ -317,14 +334,21 @@ class _Shipped(Callback):
             yield figures
 
     def conditions(self) -> dict[str, str]:
-        return {"constraints": ", ".join(f"{s.constraint} by {type(s).__name__} {s.ramp}" for s in self.solvers)}
+        return {
+            "constraints": ", ".join(
+                f"{s.constraint} by {type(s).__name__} {ramp}"
+                for s, ramp in zip(self.solvers, self.planned, strict=True)
+            )
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"solvers": [solver.state_dict() for solver in self.solvers]}
+        ramps = [(solver.ramp.start, solver.ramp.end) for solver in self.solvers]
+        return {"solvers": [solver.state_dict() for solver in self.solvers], "ramps": ramps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for solver, held in zip(self.solvers, state["solvers"], strict=True):
+        for solver, held, ramp in zip(self.solvers, state["solvers"], state["ramps"], strict=True):
             solver.load_state_dict(held)
+            solver.ramp = Ramp(*ramp)
 
 
 def _untrained(model: nn.Module, ignore: Sequence[str], factored: bool) -> Weights:

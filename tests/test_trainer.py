@@ -160,6 +160,37 @@ def test_the_support_tightens_before_the_codebook_enters(make_classifier, digits
     assert (quantization.ramp.start, quantization.steps) == (12, 16)
 
 
+def test_the_start_waits_for_the_network_to_learn(make_classifier, digits):
+    """A rate of zero for four of ten epochs; planned from 1.5 epochs on, the density falls from the fifth."""
+    classifier = make_classifier()
+    for group in classifier.optimizer.param_groups:
+        group["momentum"] = 0.0  # it would gather four epochs of gradients for the first step
+    rates = torch.optim.lr_scheduler.LambdaLR(classifier.optimizer, lambda epoch: float(epoch >= 4))
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False, factored=False)
+    trainer.fit(digits[0][:1408], digits[1][:1408], nb_epochs=10, batch_size=32, scheduler=rates)
+    sparsity, quantization = (solver.ramp for solver in trainer.solvers)
+    assert 176 < sparsity.start <= 220  # after the fourth epoch, not after half of the run
+    assert sparsity.start < quantization.start < sparsity.end < 440
+    assert_obeys(trainer.get_classifier().model)
+
+
+def test_the_start_waits_for_half_of_the_run_at_most(make_classifier, digits):
+    classifier = make_classifier()
+    trainer = ATMCTrainer(classifier, ATTACK, CONSTRAINTS, verbose=False, factored=False)
+    for group in classifier.optimizer.param_groups:
+        group["lr"] = 1e-9
+    trainer.fit(digits[0][:160], digits[1][:160], nb_epochs=10, batch_size=32)
+    assert trainer.solvers[0].ramp.start == 25
+    assert_obeys(trainer.get_classifier().model)
+
+
+def test_a_network_that_learns_at_once_waits_for_nothing(make_classifier, digits):
+    trainer = ATMCTrainer(make_classifier(), ATTACK, CONSTRAINTS, verbose=False, factored=False)
+    trainer.fit(digits[0][:1408], digits[1][:1408], nb_epochs=12, batch_size=32)
+    assert min(row["loss"] for row in trainer.history[:2]) < 2
+    assert [solver.ramp for solver in trainer.solvers] == [Ramp(79, 316), Ramp(264, 264)]
+
+
 # Around ART's own trainers, unchanged
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import final
 
 from art_atmc.support.numbers import Real, Whole, check_numbers
 
-__all__ = ["Ramp", "Tightening"]
+__all__ = ["Ramp", "Tightening", "postponed"]
 
 
 @final
@@ -42,6 +43,21 @@ class Ramp:
         return min(1.0, (step - self.start) / (self.end - self.start)) if self.end > self.start else 1.0
 
 
+def postponed(ramps: Sequence[Ramp], start: int, steps: int) -> list[Ramp]:
+    """The same ramps, the first of which begins at ``start``: all that was planned up to the end of the run, after
+    ``steps`` steps, in what is left of it.
+
+    >>> postponed([Ramp(20, 60), Ramp(60, 60)], start=60, steps=100)
+    [Ramp(start=60, end=80), Ramp(start=80, end=80)]
+    """
+    earliest = min(ramp.start for ramp in ramps)
+
+    def moved(step: int) -> int:
+        return start + (step - earliest) * (steps - start) // (steps - earliest)
+
+    return [Ramp(moved(ramp.start), moved(ramp.end)) for ramp in ramps]
+
+
 @final
 @dataclasses.dataclass(frozen=True)
 class Tightening:
@@ -52,6 +68,10 @@ class Tightening:
     to settle under the constraints in full; it was chosen on validation data (decision 0021), together with the rate
     :class:`~art_atmc.training.Hold`. ``Tightening(support=(a, a), codebook=b)`` are the stages of
     the reference code in one run: dense up to a, sparse at full tightness up to b, then quantized.
+
+    In :class:`~art_atmc.ObjectiveTrainer` a start that has not come yet waits while the training loss of an epoch is
+    that of guessing, above 0.9 ln(classes): a network that has learned nothing has nothing to keep. It waits up to half
+    of the run, and what was planned is done in the rest.
 
     :param support: start and end of the fall, shares of the run with 0 <= start <= end <= 1.
     :param codebook: share of the run after which the codebook acts, in [0, 1).
