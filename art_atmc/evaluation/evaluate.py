@@ -227,4 +227,4 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
 
 def _progress(verbose: bool) -> Progress:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not verbose)
+    return Progress(*columns, console=Console(stderr=True, quiet=not verbose), disable=not verbose)
