@@ -122,8 +122,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
         elif checkpoint is not None or callbacks or precision is not None or accumulate != 1 or compile:
             raise TypeError(
                 "`checkpoint`, `callbacks`, `precision`, `accumulate` and `compile` are of our loop, and "
-                f" {type(trainer).__name__} has its own; give them to "
-                "it where it takes them"
+                f"{type(trainer).__name__} has its own; give them to it where it takes them"
             )
         if not isinstance(trainer, Trainer) or trainer.get_classifier() is not classifier:
             raise TypeError(

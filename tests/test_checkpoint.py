@@ -16,7 +16,7 @@ from torch import nn
 
 from art_atmc import PGD, Adversarial, ATMCTrainer, ObjectiveTrainer, Quantization, Sparsity
 from art_atmc.attacks import Recycled
-from art_atmc.training import Callback, Checkpoint, CropAndFlip, Interrupted
+from art_atmc.training import Callback, Checkpoint, CropAndFlip, EarlyStopping, Interrupted
 
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=2)
 
@@ -219,3 +219,24 @@ def test_checkpoints_of_another_trainer_are_refused(make_classifier, tmp_path):
     madry = AdversarialTrainerMadryPGD(classifier)
     with pytest.raises(TypeError, match="our loop"):
         ATMCTrainer(classifier, constraints=[Sparsity(0.5)], trainer=madry, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_holds_what_callbacks_did_at_the_end_of_the_epoch(make_classifier, digits, tmp_path):
+    """It was written before theirs, so that a patience began again and a fit that had ended early went on."""
+    x, y = digits
+
+    def fit():
+        classifier = make_classifier()
+        for group in classifier.optimizer.param_groups:
+            group["lr"] = 0.0
+        stopping = EarlyStopping(patience=2, after=0.0)
+        trainer = ObjectiveTrainer(
+            classifier, Adversarial(ATTACK), callbacks=[stopping], checkpoint=tmp_path, verbose=False
+        )
+        trainer.fit(x[:50], y[:50], validation_data=(x[:20], y[:20]), batch_size=25, nb_epochs=8)
+        return stopping, trainer
+
+    stopping, trainer = fit()
+    again, resumed = fit()
+    assert len(trainer.history) == len(resumed.history) == 3
+    assert again.state_dict() == stopping.state_dict() == {"best": stopping.best, "waited": 2}

@@ -537,9 +537,9 @@ def test_callbacks_are_called_at_the_seams(make_classifier, digits):
 
     trainer = ObjectiveTrainer(make_classifier(), Natural(), callbacks=[Every()], verbose=False)
     trainer.fit(digits[0][:20], digits[1][:20], batch_size=10, nb_epochs=1)
-    batch = ["on_gradients", "on_batch_end"]
-    expected = ["on_train_start", "on_epoch_start", *batch, *batch, "validating", "on_validation", "on_epoch_end"]
-    assert calls == [*expected, "on_train_end", "close"]
+    batch = ["on_gradients", "on_batch_end", "on_settled"]
+    expected = ["on_train_start", "on_epoch_start", *batch, *batch, "validating", "on_validation"]
+    assert calls == [*expected, "on_epoch_end", "on_settled", "on_train_end", "close"]
     with pytest.raises(TypeError, match="Callback"):
         ObjectiveTrainer(make_classifier(), Natural(), callbacks=[print])  # type: ignore[list-item]
 

@@ -29,9 +29,9 @@ class Callback:
         on_train_start
             on_epoch_start
                 on_gradients                each batch, between backward() and the optimizer's step: clip here
-                on_batch_end                each batch
+                on_batch_end, on_settled    each batch
             validating(on_validation)       the weights inside are those that would be shipped
-            on_epoch_end
+            on_epoch_end, on_settled
         on_train_end                        the fit is complete
         close                               always, also after an error
 
@@ -58,6 +58,9 @@ class Callback:
 
     def on_validation(self, run: Run, row: Mapping[str, float]) -> None: ...
     def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None: ...
+    def on_settled(self, run: Run) -> None:
+        """After all callbacks have had their say on a batch or an epoch: a run goes on from what is held now."""
+
     def on_train_end(self, run: Run) -> None: ...
     def close(self) -> None: ...
 

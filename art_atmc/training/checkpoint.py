@@ -78,7 +78,11 @@ class Checkpoint(Callback):
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
-    def on_batch_end(self, run: Run) -> None:
+    def on_settled(self, run: Run) -> None:
+        if not run.batch:  # the end of an epoch
+            if self.every is None or run.epoch == run.epochs or run.stopped is not None:
+                self.write(run)
+            return
         if run.accumulating:
             return
         if run.world.any(self._asked is not None):
@@ -88,10 +92,6 @@ class Checkpoint(Callback):
                 + (f"run the same again to go on from {self.folder}" if written else "no checkpoint could be written")
             )
         if self.every is not None and run.step % self.every == 0:
-            self.write(run)
-
-    def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
-        if self.every is None or run.epoch == run.epochs:
             self.write(run)
 
     def close(self) -> None:

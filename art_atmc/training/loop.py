@@ -84,6 +84,7 @@ class Loop:
         run.pace.after_epoch(row)
         for callback in run.callbacks:
             callback.on_epoch_end(run, run.history[-1])
+        self._settle()
 
     def _epoch(self) -> dict[str, float]:
         run = self.run
@@ -108,6 +109,7 @@ class Loop:
                 ) from error
             for callback in run.callbacks:
                 callback.on_batch_end(run)
+            self._settle()
             if run.stopped is not None:
                 break
         if run.accumulating:  # the end of a loader without a length
@@ -161,6 +163,10 @@ class Loop:
             callback.on_gradients(run)
         optimizer.step()
         run.pace.after_step()
+
+    def _settle(self) -> None:
+        for callback in self.run.callbacks:
+            callback.on_settled(self.run)
 
     def _require_finite(self) -> None:
         run = self.run

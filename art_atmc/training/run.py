@@ -121,7 +121,9 @@ class Run:
             "objective": self.objective.state_dict(),
             "callbacks": [[type(c).__name__, held] for c in self.callbacks if (held := c.state_dict())],
             "history": [dict(row) for row in self.history],
-            "counts": {name: getattr(self, name) for name in ("epochs", "batches", "epoch", "batch", "step")},
+            "counts": {
+                name: getattr(self, name) for name in ("epochs", "batches", "epoch", "batch", "step", "stopped")
+            },
             "sums": self.sums,
             "epoch_began": self._epoch_began,
             "random": {
@@ -163,7 +165,7 @@ class Run:
         for callback, (_, kept) in zip(keeping, state["callbacks"], strict=True):
             callback.load_state_dict(kept)
         self.history[:] = [dict(row) for row in state["history"]]
-        for name in ("epoch", "batch", "step"):
+        for name in ("epoch", "batch", "step", "stopped"):
             setattr(self, name, state["counts"][name])
         self.sums = state["sums"].clone().to(self.sums.device)
         self._epoch_began = state["epoch_began"]
