@@ -21,6 +21,7 @@ from art_atmc.networks import NETWORKS, ImageNetwork, digits_cnn, lenet, lenet_r
         ("lenet-relu", 10, 13_776_000),
         ("resnet34", 10, 680_482_816),
         ("resnet34", 100, 681_957_376),
+        ("wrn-16-1", 10, 5_572_096),
         ("wrn-16-8", 10, 350_533_120),
     ],
 )
@@ -56,7 +57,7 @@ def test_channels_last_gives_the_same_logits_and_gradient(name: str) -> None:
     torch.testing.assert_close(gradient_last, gradient)
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "wrn-16-8"])
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "wrn-16-1", "wrn-16-8"])
 def test_network_is_no_sequential_and_survives_copy_and_pickle(name: str) -> None:
     network = NETWORKS[name](10).eval()
     assert not isinstance(network, nn.Sequential)
@@ -66,7 +67,7 @@ def test_network_is_no_sequential_and_survives_copy_and_pickle(name: str) -> Non
         assert torch.equal(pickle.loads(pickle.dumps(network))(x), network(x))
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "wrn-16-8"])
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "wrn-16-1", "wrn-16-8"])
 def test_seed_fixes_the_initial_weights(name: str) -> None:
     first, second, other = (_seeded(name, seed) for seed in (3, 3, 4))
     assert all(torch.equal(first[key], second[key]) for key in first)

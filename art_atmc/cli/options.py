@@ -66,8 +66,8 @@ class Conditions:
     network: Annotated[
         str | None,
         typer.Option(
-            help="digits-cnn, lenet, lenet-relu, resnet18, resnet34, wrn-16-8, or package.module:function of your "
-            "own, which returns a module; by default one that suits the data."
+            help="digits-cnn, lenet, lenet-relu, resnet18, resnet34, wrn-16-1, wrn-16-8, or package.module:function "
+            "of your own, which returns a module; by default one that suits the data."
         ),
     ] = None
     eps: Annotated[

@@ -11,6 +11,7 @@ from art_atmc.networks.zoo import (
     lenet_relu,
     resnet18,
     resnet34,
+    wide_resnet16_1,
     wide_resnet16_8,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "require_fit",
     "resnet18",
     "resnet34",
+    "wide_resnet16_1",
     "wide_resnet16_8",
 ]
