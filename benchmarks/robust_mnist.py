@@ -14,7 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import torch
 import typer
@@ -29,7 +29,6 @@ from art_atmc import (
     Quantization,
     Recycled,
     Sparsity,
-    StraightThrough,
     Tightening,
     compressible,
 )
@@ -64,6 +63,8 @@ def trained(
     validation: int,
     seed: int,
     bf16: bool,
+    checkpoint: Path,
+    max_iter: int = 1,
     first_iter: int | None = None,
     **compression: Any,
 ) -> PyTorchClassifier:
@@ -71,8 +72,9 @@ def trained(
     x, y, x_val, y_val = split_validation(data.x_train, data.y_train, validation / len(data.x_train), seed)
     trainer: Any = ObjectiveTrainer(
         classifier,
-        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=1), first_iter=first_iter)),
+        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=max_iter), first_iter=first_iter)),
         callbacks=[Lines()],
+        checkpoint=checkpoint,
         seed=seed,
         precision="bf16" if bf16 else None,
         verbose=False,
@@ -81,6 +83,11 @@ def trained(
         trainer = ATMCTrainer(classifier, trainer=trainer, **compression)
     trainer.fit(x, y, validation_data=(x_val, y_val), nb_epochs=epochs, batch_size=128, scheduler=rate)
     return trainer.get_classifier()
+
+
+def checkpoints(output: Path) -> Path:
+    """Where an interrupted training goes on from when the command is given again."""
+    return output.with_suffix(".checkpoints")
 
 
 def new_classifier(model: torch.nn.Module, lr: float) -> PyTorchClassifier:
@@ -104,7 +111,7 @@ def dense(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     classifier = new_classifier(NETWORKS[network](10), lr)
-    trained(classifier, data_dir, epochs, OneCycle(0.2), validation, seed, bf16)
+    trained(classifier, data_dir, epochs, OneCycle(0.2), validation, seed, bf16, checkpoints(output))
     CompressedModel.of(classifier, (), network=network).save(output)
 
 
@@ -112,24 +119,33 @@ def dense(
 def small(
     data_dir: DataDir,
     output: Output,
-    start: Annotated[Path, typer.Option(help="File of the dense network.")],
     density: Annotated[float, typer.Option(help="Share of the weights that is kept.")],
     bits: Annotated[int, typer.Option(help="Of each codebook.")],
-    epochs: int = 8,
-    lr: float = 1e-3,
+    start: Annotated[Optional[Path], typer.Option(help="File of a dense network; from scratch without.")] = None,  # noqa: UP045
+    network: Annotated[str, typer.Option(help="Where none is given to start from.")] = "lenet",
+    epochs: int = 16,
+    lr: float = 2e-3,
+    max_iter: Annotated[
+        int, typer.Option(help="Steps of a batch's attack; perturbations age as the density falls.")
+    ] = 2,
+    support: Annotated[tuple[float, float], typer.Option(help="Shares of the run within which the density falls.")] = (
+        0.0,
+        0.5,
+    ),
+    codebook: Annotated[float, typer.Option(help="Share of the run from which the codes act.")] = 0.4,
+    mantissa_bits: Annotated[Optional[int], typer.Option(help="Of biases in the file; all without.")] = 8,  # noqa: UP045
     validation: Validation = 1000,
     seed: int = 0,
-    factored: bool = False,
     bf16: bool = True,
 ) -> None:
-    """Compress a dense network while it is trained on."""
+    """Train a small network, from a dense one or from scratch."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    before = CompressedModel.load(start)
-    network = before.manifest.network
-    assert network is not None
+    before = None if start is None else CompressedModel.load(start)
+    network = network if before is None else before.manifest.network or network
     model = NETWORKS[network](10)
-    before.restore(model)
+    if before is not None:
+        before.restore(model)
     constraints = [Sparsity(density), Quantization(bits)]
     robust = trained(
         new_classifier(model, lr),
@@ -139,14 +155,15 @@ def small(
         validation,
         seed,
         bf16,
-        first_iter=10,
+        checkpoints(output),
+        max_iter,
+        None if start is None else 10,
         constraints=constraints,
-        schedule=Tightening(support=(0.0, 0.4), codebook=0.4),
-        solver=lambda weights, constraint, ramp: StraightThrough(weights, constraint, ramp=ramp),
-        factored=factored,
+        schedule=Tightening(support, codebook),
+        factored=False,
     )
     weights = compressible(robust.model)
-    size = CompressedModel.of(robust, constraints, network=network).save(output)
+    size = CompressedModel.of(robust, constraints, network=network, mantissa_bits=mantissa_bits).save(output)
     ratio = paper_bits(weights) / (32 * weights.dense_size)
     print(json.dumps({"nnz": weights.nnz(), "paper_ratio": round(ratio, 6), "file_bytes": size}))
 
