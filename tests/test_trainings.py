@@ -94,3 +94,12 @@ def test_train_says_how_it_trained(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["settings"]["recycled"] is True
     assert metrics["settings"]["optimizer"] == "adam"
+
+
+def test_a_training_and_an_option_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="training='fast' contradicts optimizer='sgd', recycled=False"):
+        Settings.resolved("mnist", training="fast", optimizer="sgd", recycled=False)
+    assert Settings.resolved("mnist", training="fast", optimizer="adam", max_iter=2).max_iter == 2
+    with pytest.raises(ValueError, match="first_iter"):
+        Settings.resolved("digits", training="paper", first_iter=5)
+    assert Settings.resolved("digits", training="fast", first_iter=5).first_iter == 5

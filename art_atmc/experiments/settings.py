@@ -153,6 +153,17 @@ class Settings:
         way = named_training(training or usual)
         suited = {"network": network, "eps": eps, "augment": data == "cifar10"}
         given = {name: value for name, value in chosen.items() if value is not None}
+        if training is not None and (
+            against := [
+                f"{name}={given[name]!r}"
+                for name, value in (("optimizer", way.optimizer), ("recycled", way.recycled))
+                if given.get(name, value) != value
+            ]
+        ):
+            raise ValueError(
+                f"training={training!r} contradicts {', '.join(against)}: leave one out. Numbers, such as the steps of "
+                "the attack or the rate, may be given beside it"
+            )
         own = {"optimizer": way.optimizer, "recycled": way.recycled}
         values: dict[str, Any] = {**COMMON, **suited, **preset, **own, **way.preset, **given}
         own_step = values.get("eps_step")
@@ -182,6 +193,7 @@ class Settings:
                 ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
                 ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
                 ("suite", self.suite in TESTS, f"one of {', '.join(TESTS)}"),
+                ("first_iter", self.recycled or self.first_iter is None, "left out where no perturbation is kept"),
             )
             if not holds
         ]
