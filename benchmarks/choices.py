@@ -3,6 +3,7 @@
     python benchmarks/choices.py schedule                            # digits, three seeds
     python benchmarks/choices.py solvers
     python benchmarks/choices.py factors
+    python benchmarks/choices.py levers
     python benchmarks/choices.py schedule --data-dir DIR             # a part of MNIST, one seed
 
 Each line is a full training run a seed, all with the same epochs. Validation data only, and the figures are those of
@@ -15,7 +16,7 @@ import functools
 import itertools
 import time
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_atmc import (
+    ADMM,
     PGD,
     Adversarial,
     ATMCTrainer,
     Constraint,
+    ObjectiveTrainer,
     Quantization,
     Ramp,
     Solver,
@@ -36,10 +39,11 @@ from art_atmc import (
     Tightening,
     Weights,
 )
+from art_atmc.attacks import Growing, Linear
 from art_atmc.compression import paper_solver
 from art_atmc.data import load, split_validation
 from art_atmc.networks import digits_cnn, lenet
-from art_atmc.training import Cosine, Hold, OneCycle
+from art_atmc.training import AveragedWeights, Cosine, Hold, OneCycle
 
 HALF = Hold(0.5)
 
@@ -64,7 +68,13 @@ class Setting:
             chosen = np.random.RandomState(1).permutation(len(x))[:8000]
             self.parts = x[chosen], y[chosen], x_val[:2000], y_val[:2000]
 
-    def run(self, name, constraints, rate=HALF, **options):
+    def run(self, name, constraints, rate=HALF, *, smoothing=0.0, grow=None, share=None, callbacks=(), **options):
+        """One line of the means over the seeds.
+
+        :param smoothing: of the labels.
+        :param grow: attack -> the attack of the training, which grows.
+        :param share: of the clean loss, in place of the setting's own.
+        """
         x, y, x_val, y_val = self.parts
         clean, robust, started = [], [], time.perf_counter()
         for seed in self.seeds:
@@ -73,19 +83,24 @@ class Setting:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
             classifier = PyTorchClassifier(
                 model,
-                nn.CrossEntropyLoss(),
+                nn.CrossEntropyLoss(label_smoothing=smoothing),
                 x.shape[1:],
                 10,
                 optimizer=optimizer,
                 clip_values=(0, 1),
                 preprocessing=None,
             )
-            objective = Adversarial(self.attack, self.share)
-            trainer = ATMCTrainer(classifier, objective, constraints, seed=seed, verbose=False, **options)
+            attack = self.attack if grow is None else grow(self.attack)
+            objective = Adversarial(attack, self.share if share is None else share)
+            inner = ObjectiveTrainer(
+                classifier, objective, callbacks=[make() for make in callbacks], seed=seed, verbose=False
+            )
+            trainer = ATMCTrainer(classifier, trainer=inner, constraints=constraints, **options)
             data = {"validation_data": (x_val, y_val), "nb_epochs": self.epochs, "batch_size": 64}
             trainer.fit(x, y, scheduler=rate, **data)  # type: ignore[arg-type]
-            clean.append(trainer.history[-1]["clean_accuracy"])
-            robust.append(trainer.history[-1]["robust_accuracy"])
+            last = trainer.history[-1]
+            clean.append(last.get("averaged_clean_accuracy", last["clean_accuracy"]))
+            robust.append(last.get("averaged_robust_accuracy", last["robust_accuracy"]))
         print(
             f"{name:60s} clean {np.mean(clean):.3f}  robust {np.mean(robust):.3f}  "
             f"(seeds {' '.join(f'{r:.3f}' for r in robust)})  {time.perf_counter() - started:.0f} s",
@@ -120,13 +135,47 @@ def solvers(
     for density, bits in itertools.product(map(float, densities.split(",")), map(int, widths.split(","))):
         constraints = [Sparsity(density), Quantization(bits)]
         setting.run(f"density {density}, {bits} bits, paper", constraints, solver=paper_solver)
+        setting.run(f"density {density}, {bits} bits, balanced ADMM", constraints, solver=balanced)
         for feedback in map(float, feedbacks.split(",")):
             name = f"density {density}, {bits} bits, through {feedback}"
             setting.run(name, constraints, solver=functools.partial(through, feedback=feedback))
 
 
+def balanced(weights: Weights, constraint: Constraint, ramp: Ramp) -> Solver:
+    """Through the support, and by ADMM whose weight follows its residuals to the codes."""
+    if constraint.coded:
+        return ADMM(weights, constraint, balance=10, ramp=ramp)
+    return StraightThrough(weights, constraint, ramp=ramp)
+
+
 def through(weights: Weights, constraint: Constraint, ramp: Ramp, *, feedback: float) -> Solver:
     return StraightThrough(weights, constraint, feedback=feedback, ramp=ramp)
+
+
+@app.command()
+def levers(data_dir: DataDir = None, density: float = 0.02, bits: int = 1) -> None:
+    """What curricula, averaged weights and smooth labels gain, dense and at one density and bit width."""
+    setting = Setting(data_dir)
+    variations: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "rate rises over the first tenth": {"rate": Hold(0.5, warmup=0.1)},
+        "radius grows over the first 0.3": {"grow": functools.partial(Growing, until=0.3)},
+        "steps grow from 1 over the first half": {"grow": longer},
+        "clean share falls from 0.5 over the first half": {"share": Linear(0.5, 0.0, until=0.5)},
+        "smooth labels, 0.1": {"smoothing": 0.1},
+        "averaged weights, 0.98": {"callbacks": [lambda: AveragedWeights(0.98)]},
+        "averaged weights, 0.98, cosine": {"callbacks": [lambda: AveragedWeights(0.98)], "rate": Cosine()},
+        "cosine": {"rate": Cosine()},
+    }
+    for constraints in ([], [Sparsity(density), Quantization(bits)]):
+        for name, options in variations.items():
+            kind = f"{density}, {bits} bits" if constraints else "dense"
+            setting.run(f"{kind}, {name}", constraints, factored=False, **options)
+
+
+def longer(attack: PGD) -> Growing:
+    """All of the radius at once, and one step at first."""
+    return Growing(attack, until=1e-6, max_iter=Linear(1, attack.max_iter, until=0.5))
 
 
 @app.command()

@@ -6,6 +6,7 @@ from art_atmc.attacks.apgd import APGD, DLR, CrossEntropy, PerSampleLoss
 from art_atmc.attacks.art import ARTAttack, adversary, perturb
 from art_atmc.attacks.base import Adversary, ClipValues, Loss, Motion, Problem, Rows
 from art_atmc.attacks.built import Built
+from art_atmc.attacks.curriculum import Growing, Linear
 from art_atmc.attacks.pgd import PGD
 from art_atmc.attacks.recycled import Perturbations, Recycled
 from art_atmc.attacks.square import Square
@@ -22,6 +23,8 @@ __all__ = [
     "Built",
     "ClipValues",
     "CrossEntropy",
+    "Growing",
+    "Linear",
     "Loss",
     "Motion",
     "PerSampleLoss",

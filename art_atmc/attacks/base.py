@@ -77,6 +77,7 @@ class Problem:
     :param classifier: the ART classifier that the network is made of, where there is one.
     :param rows: which training examples the batch holds; None where that is not known.
     :param weights: (N,) of the batch's examples in the loss; None for equal ones.
+    :param progress: share of the training run that is done, in [0, 1]; 1 outside of training.
 
     >>> problem = Problem(nn.Linear(1, 2), clip_values=(0, 1))
     >>> problem.maximising(nn.functional.multi_margin_loss).clip_values
@@ -90,6 +91,7 @@ class Problem:
     classifier: Any = None
     rows: Rows | None = None
     weights: Tensor | None = None
+    progress: float = 1.0
     resolved: dict[int, tuple[Any, Adversary]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -106,10 +108,11 @@ class Problem:
         """The same with another loss."""
         return dataclasses.replace(self, loss=loss)
 
-    def at(self, rows: Rows | None, weights: Tensor | None = None) -> Problem:
-        """The same for a batch of these examples; with weights the loss is their weighted mean."""
+    def at(self, rows: Rows | None, weights: Tensor | None = None, progress: float = 1.0) -> Problem:
+        """The same for a batch of these examples at this point of a run; with weights the loss is their weighted
+        mean."""
         loss = self.loss if weights is None else weighted(self.loss, weights)
-        return dataclasses.replace(self, loss=loss, rows=rows, weights=weights)
+        return dataclasses.replace(self, loss=loss, rows=rows, weights=weights, progress=progress)
 
     def mean(self, values: Tensor) -> Tensor:
         """Of one value an example, by their weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, final
@@ -118,6 +119,12 @@ class Recycled(Adversary):
             # The loss of the training step flows back into its inputs: the hook runs in its `backward()`.
             adv.requires_grad_().register_hook(lambda gradient: keep(self.attack.climb(problem, x, adv, gradient)))
         return adv
+
+    def with_steps(self, attack: PGD) -> Recycled:
+        """The same memory, which goes on to be written, with other steps."""
+        other = copy.copy(self)
+        object.__setattr__(other, "attack", attack)
+        return other
 
     def without_memory(self) -> PGD:
         """Ten steps that reach the far side of the ball, from a random start."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from art_atmc.training.accuracy import accuracy
 from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and_flip
+from art_atmc.training.averaging import AveragedWeights
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
 from art_atmc.training.checkpoint import Checkpoint, Interrupted
@@ -18,6 +19,7 @@ __all__ = [
     "Adversarial",
     "ArrayBatches",
     "Augmentation",
+    "AveragedWeights",
     "Batch",
     "Batches",
     "BestEpoch",

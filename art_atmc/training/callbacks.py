@@ -31,6 +31,7 @@ class Callback:
                 on_gradients                each batch, between backward() and the optimizer's step: clip here
                 on_batch_end, on_settled    each batch
             validating(on_validation)       the weights inside are those that would be shipped
+            substituting(validating(on_validation))     for each callback with an ``alternative``
             on_epoch_end, on_settled
         on_train_end                        the fit is complete
         close                               always, also after an error
@@ -46,6 +47,8 @@ class Callback:
     """
 
     main_only: ClassVar[bool] = False
+    alternative: ClassVar[str | None] = None
+    """What other weights are called that the callback offers in place of those of the last step; None for none."""
 
     def on_train_start(self, run: Run) -> None: ...
     def on_epoch_start(self, run: Run) -> None: ...
@@ -55,6 +58,10 @@ class Callback:
     def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
         """A block in which the weights are those that would be shipped; yields figures for the history."""
         return contextlib.nullcontext({})
+
+    def substituting(self, run: Run) -> AbstractContextManager[bool]:
+        """A block in which the network has the callback's alternative weights; yields whether there are any yet."""
+        return contextlib.nullcontext(False)
 
     def on_validation(self, run: Run, row: Mapping[str, float]) -> None: ...
     def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None: ...

@@ -74,6 +74,7 @@ class Loop:
             with isolated_randomness(draw_seed(run.generator)):
                 row = self._epoch()
                 row |= self._validate()
+                row |= self._validate_alternatives()
         except FloatingPointError:
             run.return_to(safe)
             raise
@@ -99,7 +100,8 @@ class Loop:
             x, y = batch.x.to(run.classifier.device), batch.y.to(run.classifier.device)
             weights = None if batch.weights is None else batch.weights.to(x)
             try:
-                self._step(self.problem.at(batch.rows, weights), x, y, batch.share)
+                progress = run.pace.progress(run.step, run.epoch)
+                self._step(self.problem.at(batch.rows, weights, progress), x, y, batch.share)
                 if run.batch % CHECKED_EVERY == 0:
                     self._require_finite()
             except FloatingPointError as error:
@@ -190,6 +192,19 @@ class Loop:
                 row |= {"clean_accuracy": correct / run.validated, "robust_accuracy": robust / run.validated}
             for callback in run.callbacks:
                 callback.on_validation(run, row)
+        return row
+
+    def _validate_alternatives(self) -> dict[str, float]:
+        """The same figures of the weights that callbacks offer in place of those of the last step."""
+        run = self.run
+        row: dict[str, float] = {}
+        for callback in run.callbacks:
+            if callback.alternative is None:
+                continue
+            with callback.substituting(run) as offered:
+                if offered:
+                    found = self._validate()
+                    row |= {f"{callback.alternative}_{name}": value for name, value in found.items()}
         return row
 
 

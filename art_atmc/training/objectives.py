@@ -16,6 +16,7 @@ from torch import Tensor
 
 from art_atmc.attacks.art import ARTAttack, adversary, perturb, resolved
 from art_atmc.attacks.base import Adversary, Problem
+from art_atmc.attacks.curriculum import Linear
 from art_atmc.support.numbers import Real, check_numbers
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Adversarial(Objective):
     and CIFAR-10.
 
     :param attack: an ART evasion attack or one of our adversaries.
-    :param clean_share: s, in [0, 1).
+    :param clean_share: s, in [0, 1), or a :class:`~art_atmc.attacks.Linear` of such shares over the run.
     :raises TypeError: when the attack is neither.
     :raises ValueError: for a targeted attack and a share out of range.
 
@@ -100,18 +101,24 @@ class Adversarial(Objective):
     """
 
     attack: Adversary | EvasionAttack
-    clean_share: float = 0.0
+    clean_share: float | Linear = 0.0
 
     def __post_init__(self) -> None:
         adversary(self.attack)  # refuses what can't be one
-        check_numbers(self, clean_share=Real("[0, 1)", "with 1 there would be no attack"))
+        share = Real("[0, 1)", "with 1 there would be no attack")
+        if isinstance(self.clean_share, Linear):
+            share.plain("clean_share.first", self.clean_share.first)
+            share.plain("clean_share.last", self.clean_share.last)
+        else:
+            check_numbers(self, clean_share=share)
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Outcome:
         logits = problem.network(perturb(problem, self.attack, x, y))
         loss = problem.loss(logits, y)
-        if self.clean_share:
+        own = self.clean_share
+        if share := own(problem.progress) if isinstance(own, Linear) else own:
             clean = problem.loss(problem.network(x), y)
-            loss = torch.lerp(loss, clean, self.clean_share)
+            loss = torch.lerp(loss, clean, share)
         return Outcome(loss, logits)
 
 

@@ -179,11 +179,14 @@ class Pace:
                 f"with total_steps={steps}, or give OneCycle(), which adapts to the run"
             )
 
+    def progress(self, step: int, epoch: int) -> float:
+        """Share of the run that is done after these optimizer steps and whole epochs."""
+        return min(epoch / self.epochs if self.steps is None else step / self.steps, 1.0)
+
     def before_step(self, step: int, epoch: int) -> None:
         if self.shape is not None:
-            progress = epoch / self.epochs if self.steps is None else step / self.steps
             for group, own in zip(self.optimizer.param_groups, self.own, strict=True):
-                group["lr"] = own * self.shape.share(min(progress, 1.0))
+                group["lr"] = own * self.shape.share(self.progress(step, epoch))
 
     def after_step(self) -> None:
         if self.per_step and self.scheduler is not None:
