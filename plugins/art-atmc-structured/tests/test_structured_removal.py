@@ -134,6 +134,18 @@ LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         nn.Sequential(zeroed(nn.Linear(3, 8), 2, 6), nn.ReLU(), nn.Linear(8, 4), nn.Flatten()),
         torch.rand(2, 5, 3),
     ),
+    "instance normalisation": lambda: (
+        nn.Sequential(
+            zeroed(nn.Conv2d(2, 6, 3, bias=False), 1, 2),
+            nn.InstanceNorm2d(6, affine=True),
+            nn.Sigmoid(),
+            zeroed(nn.Conv2d(6, 5, 3, bias=False), 0),
+            nn.InstanceNorm2d(5),
+            nn.Conv2d(5, 2, 1),
+            nn.Flatten(),
+        ),
+        torch.rand(2, 2, 7, 7),
+    ),
     "batch normalisation of vectors": lambda: (
         unsettled(nn.Sequential(zeroed(nn.Linear(3, 8), 2, 6), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))),
         torch.rand(2, 3),

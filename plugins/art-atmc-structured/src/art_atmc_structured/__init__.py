@@ -10,6 +10,7 @@ from art_atmc_structured.constraints import (
     GroupSparsity,
     KernelSparsity,
 )
+from art_atmc_structured.coupling import CoupledChannels, coupled_channels
 from art_atmc_structured.groups import Blocks, Channels, Columns, Entries, Filters, Grouping, Kernels, grouped_names
 from art_atmc_structured.n_m import NMSparsity
 from art_atmc_structured.removal import Removal, coupled_filters, remove_filters
@@ -22,6 +23,7 @@ __all__ = [
     "Channels",
     "ColumnSparsity",
     "Columns",
+    "CoupledChannels",
     "Entries",
     "FilterSparsity",
     "Filters",
@@ -31,6 +33,7 @@ __all__ = [
     "Kernels",
     "NMSparsity",
     "Removal",
+    "coupled_channels",
     "coupled_filters",
     "grouped_names",
     "remove_filters",

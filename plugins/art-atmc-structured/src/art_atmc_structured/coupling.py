@@ -14,7 +14,7 @@ __all__ = ["CoupledChannels", "Ends", "coupled_channels", "filters_first", "inpu
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
-CHANNELWISE = (nn.modules.batchnorm._BatchNorm, nn.PReLU)
+CHANNELWISE = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.PReLU)
 
 
 @final
@@ -43,7 +43,7 @@ def coupled_channels(model: nn.Module, sample: Tensor) -> Iterator[CoupledChanne
     """The channels of ``model`` that can be taken out, as torch-pruning finds them.
 
     Left out are channels that reach the network's outputs, and those that meet a layer which is no linear layer,
-    plain or depthwise convolution, batch normalisation or function without parameters.
+    plain or depthwise convolution, batch or instance normalisation or function without parameters.
 
     :param model: in evaluation mode; ``remove`` changes it in place.
     :param sample: a batch of inputs.

@@ -49,7 +49,7 @@ def remove_filters(model: nn.Module, sample_input: Tensor, *, round_to: int = 1)
     so do channels of grouped convolutions, attention, embeddings and normalisation across channels. A layer without
     bias may get one. Factored weights are folded first.
 
-    :param model: a network of linear layers, convolutions and batch normalisation; left as it is.
+    :param model: a network of linear layers, convolutions, batch and instance normalisation; left as it is.
     :param sample_input: a batch of inputs, shape (N, ...), on the model's device.
     :param round_to: widths that shrink end on a multiple of it; 8 or 16 suit most hardware.
     :raises TypeError: when the sample is no tensor.
