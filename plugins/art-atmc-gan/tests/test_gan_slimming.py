@@ -125,7 +125,9 @@ def test_the_graph_holds_integers_and_computes_the_same(tmp_path: Path, activati
     path = tmp_path / "g.onnx"
     export(run.compress(), path, module=run.generator)
     graph = onnx.load(path).graph
-    assert ("QuantizeLinear" in {node.op_type for node in graph.node}) == (activation_bits == 8)
+    assert ("QuantizeLinear" in {node.op_type for node in graph.node}) == (
+        activation_bits == 8 and hasattr(torch.onnx, "ops")
+    )
     types = onnx.TensorProto
     packed = [i for i in graph.initializer if i.data_type in (types.UINT4, types.INT4, types.UINT8, types.INT8)]
     assert sum(len(i.raw_data) for i in packed) > 300  # two codes a byte

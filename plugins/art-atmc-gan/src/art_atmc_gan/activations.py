@@ -68,8 +68,8 @@ class ActivationQuantizer(nn.Module):
         self.high.lerp_(x.amax().clamp(min=0).to(self.high), share)
 
     def _in_graph(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """The same in operators that can be exported: those that runtimes know as quantisation where there are 8 bits."""
-        if self.bits != 8:
+        """The same in operators that can be exported; with 8 bits, those that runtimes know as quantisation."""
+        if self.bits != 8 or not hasattr(torch.onnx, "ops"):  # which came with torch 2.8
             return scale * (((x / scale).round() + zero_point).clamp(0, 2**self.bits - 1) - zero_point)
         parts = scale, zero_point.to(torch.uint8)
         codes = torch.onnx.ops.symbolic("QuantizeLinear", (x, *parts), dtype=torch.uint8, shape=x.shape)
