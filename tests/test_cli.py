@@ -204,6 +204,12 @@ def test_a_file_of_ones_own_trains_and_a_seed_reproduces(tmp_path):
         (("--constraint", "sparsity:density=0.1", "--bits", "4"), "either --constraint, or --density and --bits"),
         (("--constraint", "sparsity:densty=0.1"), "did you mean `density`"),
         (("--constraint", "sparsty:density=0.1"), "`sparsity`"),
+        (
+            ("--target", "roundness=3"),
+            "nothing installed serves the targets roundness: install the plug-in art-atmc-dist",
+        ),
+        (("--target", "file-bytes"), "--target must be NAME=NUMBER"),
+        (("--target", "file-bytes=1", "--target", "file-bytes=2"), "--target file-bytes is given twice"),
         (("--ignore", "fc9"), "match no weight"),
         (("--data", "mnist"), "--data-dir"),
         (("--data", "nowhere.npz", "--network", "lenet"), "nowhere.npz"),
@@ -217,6 +223,43 @@ def test_bad_settings_end_in_one_sentence(tmp_path, monkeypatch, capsys, argumen
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+class Point:
+    """An entry point whose function notes what it is given."""
+
+    def __init__(self, name, value="plugin:serve"):
+        self.name, self.value, self.given = name, value, []
+
+    def load(self):
+        return self
+
+    def __call__(self, targets, settings, output, verbose):
+        self.given.append((targets, settings, output, verbose))
+        return {"target": targets, "density": 0.1, "file_bytes": 9, "clean_accuracy": 1, "robust_accuracy": 0.5}
+
+
+def test_targets_are_handed_to_the_plugin_that_serves_them(tmp_path, monkeypatch, capsys):
+    points = [Point("roundness"), Point("weight", "another:serve")]
+    monkeypatch.setattr("art_atmc.cli.targets.metadata.entry_points", lambda group: points)
+    command = ["art-atmc", "train", "--data", "digits", "--output", str(tmp_path), "--target", "roundness=3", "--quiet"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (0, None)
+    ((targets, settings, output, verbose),) = points[0].given
+    assert (targets, output, verbose) == ({"roundness": 3.0}, tmp_path, False)
+    assert settings == Settings.resolved("digits")
+    assert "asked for roundness 3: density 0.1, 9 bytes" in " ".join(capsys.readouterr().out.split())
+    for more, message in (
+        (("--density", "0.1"), "leave --density and --seeds out"),
+        (("--target", "weight=1"), "belong to"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_zero_is_not_taken_for_a_default():

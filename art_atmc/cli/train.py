@@ -25,6 +25,13 @@ def train(
     bits: Annotated[
         int | None, typer.Option(help="Bits of each codebook, 1 to 16; 32 for no codebook; by default 4.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In place of --density, what is asked for: robust-accuracy=0.85 on validation data, file-bytes=8000; "
+            "by the plug-in art-atmc-distortion. May be repeated."
+        ),
+    ] = None,
     factored: Annotated[bool, typer.Option(help="Train W = (I + U)V + C, or the weights themselves.")] = True,
     epochs: Annotated[int, typer.Option(help="Passes over the training data, for either network.")] = 30,
     suite: Annotated[
@@ -49,10 +56,14 @@ def train(
     import torch
     from rich.console import Console
 
+    from art_atmc.cli.targets import parsed, server, summary
     from art_atmc.experiments.comparison import compare, table
     from art_atmc.experiments.seeds import repeat, spread_table
     from art_atmc.experiments.settings import Settings
 
+    serve = server(targets) if (targets := parsed(target or [])) else None
+    if serve is not None and (density is not None or seeds != 1):
+        raise ValueError("with `target` the density is found, for one seed: leave `density` and `seeds` out")
     torch.set_num_threads(threads)
     settings = Settings.resolved(
         **conditions.chosen(),
@@ -64,8 +75,11 @@ def train(
         seed=seed,
     )
     note_options(context, output)
+    found: object
     with progress(quiet) as verbose:
-        if seeds == 1:
+        if serve is not None:
+            found = summary(serve(targets, settings, output, verbose))
+        elif seeds == 1:
             found = table(compare(settings, output, dense=dense, overwrite=overwrite, verbose=verbose))
         else:
             found = spread_table(repeat(settings, output, seeds, dense=dense, overwrite=overwrite, verbose=verbose))

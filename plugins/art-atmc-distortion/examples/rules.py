@@ -1,0 +1,58 @@
+"""Rules of the multiplier against each other, against the hinge and against fixed weights, on a small codec.
+
+python plugins/art-atmc-distortion/examples/rules.py PHOTOGRAPHS OUTPUT
+
+All are trained to the same distortion for as many steps from the same weights. Figures are of held-out corners.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from art_atmc_distortion import Additive, AugmentedLagrangian, Fixed, Hinge, Multiplicative, NuPI
+from art_atmc_distortion.codec import Architecture, Codec, Photographs, Recipe, calibrate, distortion, train
+
+BOUND, STEPS = 60.0, 400
+SMALL = Architecture(hidden=24, transform=32, filter=8)
+RULES = {
+    "multiplicative (GECO), rate 0.02": Multiplicative(start=0.5, rate=0.02),
+    "multiplicative (GECO), rate 0.05": Multiplicative(start=0.5, rate=0.05),
+    "nuPI": NuPI(start=0.5, rate=0.02),
+    "additive": Additive(start=0.5, rate=0.02),
+    "augmented Lagrangian": AugmentedLagrangian(start=0.5, penalty=0.02),
+    "hinge 3": Hinge(3.0),
+    **{f"fixed {weight}": Fixed(weight) for weight in (0.1, 0.15, 0.22, 0.33, 0.5)},
+}
+
+
+def main(photographs: Path, output: Path) -> None:
+    torch.set_num_threads(1)
+    output.mkdir(parents=True, exist_ok=True)
+    data = Photographs.of(photographs)
+    patches = data.held_out(128, 96)
+    print("| rule | D/c before | bits a pixel before | bits a pixel at D = c | multiplier, last 100 steps |")
+    print("|---|---|---|---|---|")
+    for name, rule in RULES.items():
+        file = output / f"{name.replace(' ', '-')}.json"
+        if not file.exists():
+            torch.manual_seed(0)
+            codec = Codec(SMALL)
+            rows = train(codec, data, Recipe(BOUND, STEPS, rule=rule, batch=4, side=64))
+            rate, found = distortion(codec, patches)
+            calibrate(codec, patches, BOUND)
+            kept = {"before": [rate, found], "after": distortion(codec, patches)[0]}
+            trajectory = [[row.rate, row.distortion, row.multiplier] for row in rows]
+            file.write_text(json.dumps(kept | {"rows": trajectory}))
+        kept = json.loads(file.read_text())
+        rate, found = kept["before"]
+        last = np.array(kept["rows"])[-100:, 2]
+        spread = f"{last.min():.3f} to {last.max():.3f}"
+        print(f"| {name} | {found / BOUND:.3f} | {rate:.3f} | {kept['after']:.3f} | {spread} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
