@@ -2,7 +2,8 @@
 
 python plugins/art-atmc-distortion/examples/rules.py PHOTOGRAPHS OUTPUT
 
-All are trained to the same distortion for as many steps from the same weights. Figures are of held-out corners.
+All are trained to the same distortion for as many steps from the same weights. Figures are of held-out corners; where
+matplotlib is installed, OUTPUT/trajectories.png shows rate, distortion and multiplier over the steps.
 """
 
 from __future__ import annotations
@@ -52,6 +53,28 @@ def main(photographs: Path, output: Path) -> None:
         last = np.array(kept["rows"])[-100:, 2]
         spread = f"{last.min():.3f} to {last.max():.3f}"
         print(f"| {name} | {found / BOUND:.3f} | {rate:.3f} | {kept['after']:.3f} | {spread} |", flush=True)
+
+    drawn(output)
+
+
+def drawn(output: Path) -> None:
+    """Three of them over the steps, averaged over 20."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for name in ("multiplicative (GECO), rate 0.02", "hinge 3", "fixed 0.22"):
+        rows = np.array(json.loads((output / f"{name.replace(' ', '-')}.json").read_text())["rows"])
+        means = rows[: len(rows) // 20 * 20].reshape(-1, 20, 3).mean(axis=1)
+        for place, axis in enumerate(axes):
+            axis.plot(20 * np.arange(1, len(means) + 1), means[:, place], label=name)
+    for axis, title in zip(axes, ("rate, bits a pixel", "distortion", "multiplier"), strict=True):
+        axis.set(title=title, xlabel="step", yscale="log")
+    axes[1].axhline(BOUND, color="black", linestyle="--", linewidth=1)
+    axes[0].legend(fontsize=7)
+    figure.savefig(output / "trajectories.png", dpi=110)
 
 
 if __name__ == "__main__":

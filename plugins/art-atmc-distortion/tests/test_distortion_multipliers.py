@@ -76,11 +76,11 @@ def test_random_quadratic_programs_agree_with_slsqp():
 
         constraint = {"type": "ineq", "fun": lambda x, n=normal, b=bound: b - n @ x - 1}
         expected = minimize(objective, np.zeros(3), method="SLSQP", constraints=[constraint], tol=1e-10).x
-        curvature = normal @ np.linalg.solve(q, normal) / bound**2
+        curvature = float(normal @ np.linalg.solve(q, normal)) / bound**2
         multiplier = Multiplier(Additive(rate=0.5 / curvature))
         for _ in range(60):  # the minimum for a multiplier is known, so that only the multiplier is tried
             x = -np.linalg.solve(q, linear + multiplier.value * normal / bound)
-            multiplier.step((normal @ x + 1) / bound - 1)
+            multiplier.step(float(normal @ x + 1) / bound - 1)
         assert np.allclose(x, expected, atol=1e-3)
 
 
@@ -200,7 +200,7 @@ def test_what_moves_the_multiplier_may_be_counted_elsewhere():
     lagrangian = Lagrangian([100.0], Additive(rate=1.0))
     x = torch.tensor(3.0, requires_grad=True)
     lagrangian(x, [100 * x], observed=[150.0]).backward()
-    assert float(x.grad) == 2
+    assert x.grad.item() == 2
     assert lagrangian.values == (1.5,)
 
 
@@ -208,7 +208,7 @@ def test_the_quadratic_term_is_that_of_the_text():
     for value, gap in ((0.0, 0.5), (1.0, -0.1), (1.0, -9.0)):
         x = torch.tensor(gap, dtype=torch.float64, requires_grad=True)
         AugmentedLagrangian(penalty=2.0).term(value, x).backward()
-        assert float(x.grad) == pytest.approx(max(0.0, value + 2 * gap))
+        assert x.grad.item() == pytest.approx(max(0.0, value + 2 * gap))
 
 
 @pytest.mark.parametrize(

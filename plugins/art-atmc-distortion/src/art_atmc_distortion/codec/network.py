@@ -75,6 +75,7 @@ class Codec(nn.Module):
     """
 
     basis: Tensor
+    fineness: Tensor
 
     def __init__(self, architecture: Architecture = Architecture()) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class Codec(nn.Module):
     @property
     def step(self) -> Tensor:
         r"""Of every channel, :math:`\Delta`, (1, 192, 1, 1); ``fineness`` is the one number that calibration moves."""
-        return (self.log_step.exp() * self.fineness).reshape(1, CHANNELS, 1, 1)  # type: ignore[operator]
+        return (self.log_step.exp() * self.fineness).reshape(1, CHANNELS, 1, 1)
 
     def forward(self, images: Tensor) -> Coded:
         """Code images (N, 3, H, W) in [0, 255], of sides that are multiples of 8, with gradients through rounding."""

@@ -163,12 +163,12 @@ def calibrate(codec: Codec, patches: Tensor, at_most: float, *, tolerance: float
     :returns: the distortion on the patches.
     :raises ValueError: when no factor from 1/4 to 4 meets the bound.
     """
-    before = float(codec.fineness)  # type: ignore[arg-type]
+    before = float(codec.fineness)
     low, high = before / 4, before * 4
     best: tuple[float, float] | None = None
     tried = before
     for _ in range(tries):
-        codec.fineness.fill_(tried)  # type: ignore[operator]
+        codec.fineness.fill_(tried)
         found = distortion(codec, patches)[1]
         if found <= at_most:
             low = tried
@@ -181,12 +181,12 @@ def calibrate(codec: Codec, patches: Tensor, at_most: float, *, tolerance: float
         guess = tried * (at_most * (1 - tolerance / 2) / found) ** 0.5
         tried = guess if low < guess < high else (low * high) ** 0.5
     if best is None:
-        codec.fineness.fill_(before)  # type: ignore[operator]
+        codec.fineness.fill_(before)
         raise ValueError(
             f"no quantization step meets the distortion {at_most}: with the finest that was tried it is {found:.3g}; "
             "train to a bound near it"
         )
-    codec.fineness.fill_(best[0])  # type: ignore[operator]
+    codec.fineness.fill_(best[0])
     return best[1]
 
 
