@@ -216,6 +216,19 @@ def test_unbounded_attack_may_leave_the_ball_but_is_no_part_of_the_worst_case():
     assert result.robust_accuracy == result.clean_accuracy
 
 
+def test_lines_may_have_balls_of_their_own_and_count():
+    wide, near = Attack("wide", Shift(-0.35), ball=(0.5, 2)), Attack("near", Shift(-0.35), ball=(0.1, 1))
+    result = run(wide, near, eps=0.1)
+    assert result["wide"].correct.tolist() == [False, False, True, False]
+    assert result["near"].rejected == 3
+    assert result.worst_case.tolist() == [False, False, True, False]
+    assert Evaluation.from_json(result.to_json())["wide"].ball == (0.5, "2")
+    with pytest.raises(ValueError, match="ball's radius"):
+        Attack("x", Shift(0.1), ball=(0, 2))
+    with pytest.raises(ValueError, match="above"):
+        suite_of(Attack("x", PGD(0.6, 0.1, 1, norm=2), ball=(0.5, 2)), eps=0.1)
+
+
 def test_output_that_is_nan_is_a_wrong_one():
     class Root(nn.Module):
         def forward(self, x):

@@ -145,7 +145,7 @@ def _attacked(
     started, rejected = time.perf_counter(), 0
     attacked = source if attack.access is Access.TRANSFER and source is not None else judge
     method = adversary(attack.method, attacked.classifier)
-    eps = suite.eps if attack.bounded else float("inf")
+    eps, norm = attack.ball or (suite.eps, suite.norm)
     standing = torch.from_numpy(state.clean.copy())
     attempts = int(standing.sum())
     bar = progress.add_task(printable(attack.name), total=attack.restarts * attempts)
@@ -156,7 +156,7 @@ def _attacked(
             for rows in _chunks(standing, state.batch_size):
                 x, y = attacked.x[rows], attacked.labels[rows]
                 points = method(problem, x.to(attacked.device), y.to(attacked.device)).cpu()
-                valid = inside(points, x, eps, suite.norm, judge.limits)
+                valid = inside(points, x, eps if attack.bounded else float("inf"), norm, judge.limits)
                 standing[rows[valid & judge.fooled(points, rows)]] = False
                 rejected += int((~valid).sum())
                 progress.advance(bar, len(rows))
@@ -170,7 +170,13 @@ def _attacked(
         correct=standing.numpy(),
         rejected=rejected,
         seconds=time.perf_counter() - started,
+        ball=_ball(attack),
     )
+
+
+def _ball(attack: Attack) -> tuple[float, str] | None:
+    """As JSON has it, where infinity is a word."""
+    return None if attack.ball is None else (attack.ball[0], f"{attack.ball[1]:g}")
 
 
 def _chunks(standing: Tensor, size: int) -> Iterator[Tensor]:
@@ -214,8 +220,8 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
         differing += [
             f"attack {row.name}"
             for row in saved.attacks
-            if (row.parameters, row.restarts, row.access, row.bounded)
-            != (parameters((line := lines[row.name]).method), line.restarts, line.access, line.bounded)
+            if (row.parameters, row.restarts, row.access, row.bounded, row.ball)
+            != (parameters((line := lines[row.name]).method), line.restarts, line.access, line.bounded, _ball(line))
         ]
     if differing:
         raise ValueError(

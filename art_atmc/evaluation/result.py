@@ -76,6 +76,7 @@ class AttackResult:
     :param correct: (n,) examples that are classified correctly, clean and after the attack.
     :param rejected: number of attempts that left the ball or the clip values; such an example does not count.
     :param seconds: that it took.
+    :param ball: radius and norm, where they are not the suite's.
     """
 
     name: str
@@ -86,6 +87,7 @@ class AttackResult:
     correct: Outcomes = dataclasses.field(repr=False)
     rejected: int
     seconds: float
+    ball: tuple[float, str] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -98,7 +100,7 @@ class Evaluation:
     """The figures of a classifier, with all that is needed to check or to repeat them.
 
     :param suite: name of the suite.
-    :param eps: radius of the ball that all bounded attacks keep to.
+    :param eps: radius of the ball that all bounded attacks keep to that have none of their own.
     :param norm: its norm: ``"1"``, ``"2"`` or ``"inf"``.
     :param seed: of everything random.
     :param batch_size: examples at a time, on which random numbers depend.

@@ -44,7 +44,9 @@ class Attack:
     :param method: an adversary, or a built ART attack.
     :param access: what it uses of the classifier.
     :param restarts: how often it is run, from different random numbers, on the examples that still stand; at least 1.
-    :param bounded: whether it keeps to the suite's ball; one that does not is left out of the worst case.
+    :param bounded: whether it keeps to its ball; one that does not is left out of the worst case.
+    :param ball: (radius, norm) that its examples have to keep to, where they are not the suite's: for the worst case
+        over several balls.
     :raises TypeError: for a method that is no attack.
     :raises ValueError: for a targeted ART attack, an empty name and restarts below 1.
     """
@@ -54,11 +56,16 @@ class Attack:
     access: Access = Access.GRADIENTS
     restarts: int = 1
     bounded: bool = True
+    ball: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, Adversary):
             ARTAttack(self.method)  # refuses what can't be one
         faults = [] if self.name else ["an attack needs a `name`"]
+        if self.ball is not None:
+            radius, norm = Real("(0, inf)", "give the radius"), Real((1, 2, math.inf), "other norms have no suite")
+            ball = radius.plain("ball's radius", self.ball[0]), norm.plain("ball's norm", self.ball[1])
+            object.__setattr__(self, "ball", ball)
         check_numbers(self, faults, restarts=Whole(1, None, "1 is one run"), bounded=Flag())
 
     @classmethod
@@ -123,11 +130,15 @@ class Suite:
         self._check_radii()
 
     def _check_radii(self) -> None:
-        radii = {attack.name: _radius(attack.method, self.norm) for attack in self.attacks if attack.bounded}
-        if wide := [name for name, radius in radii.items() if radius is not None and radius > self.eps * (1 + 1e-6)]:
+        balls = {attack.name: attack.ball or (self.eps, self.norm) for attack in self.attacks if attack.bounded}
+        radii = {a.name: _radius(a.method, balls[a.name][1]) for a in self.attacks if a.bounded}
+        if wide := [
+            name for name, radius in radii.items() if radius is not None and radius > balls[name][0] * (1 + 1e-6)
+        ]:
             raise ValueError(
                 f"the radius of {wide} is above `eps`={self.eps!r}, so that their examples would not count"
             )
+        radii = {attack.name: radii[attack.name] for attack in self.attacks if attack.bounded and attack.ball is None}
         known = [radius for radius in radii.values() if radius is not None]
         if known and len(known) == len(radii) and max(known) < self.eps * (1 - 1e-6):
             raise ValueError(
