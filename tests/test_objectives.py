@@ -5,9 +5,10 @@ import torch
 from art.attacks.evasion import DeepFool, ProjectedGradientDescent
 from torch.nn import functional as F
 
-from art_atmc import PGD, TRADES, Adversarial
-from art_atmc.attacks.base import Problem
+from art_atmc import PGD, TRADES, Adversarial, ObjectiveTrainer
+from art_atmc.attacks.base import Problem, unreduced
 from art_atmc.classifiers.network import Network
+from art_atmc.training import Objective, Outcome
 
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=3)
 
@@ -125,3 +126,31 @@ def test_trades_survives_a_saturated_softmax_and_impossible_classes(problem, bat
         (gradient,) = torch.autograd.grad(loss, network.scale)
         assert loss.isfinite()
         assert gradient.isfinite()
+
+
+def test_a_loss_is_the_mean_of_its_examples(problem, batch):
+    x, y = batch
+    logits = problem.network(x).detach()
+    for loss in (torch.nn.CrossEntropyLoss(label_smoothing=0.1), F.cross_entropy):
+        assert float(unreduced(loss)(logits, y).mean()) == pytest.approx(float(loss(logits, y)), rel=1e-6)
+    with pytest.raises(TypeError, match="reduction='mean'"):
+        unreduced(torch.nn.CrossEntropyLoss(reduction="sum"))
+
+
+def test_figures_of_an_objective_stand_in_the_history(make_classifier, digits):
+    class Counted(Objective):
+        attack = None
+        batches = 0
+
+        def __call__(self, problem, x, y):
+            self.batches += 1
+            logits = problem.network(x)
+            return Outcome(problem.loss(logits, y), logits)
+
+        def figures(self):
+            return {"batches": float(self.batches)}
+
+    trainer = ObjectiveTrainer(make_classifier(), Counted(), verbose=False)
+    trainer.fit(digits[0][:40], digits[1][:40], nb_epochs=2, batch_size=10)
+    assert [row["batches"] for row in trainer.history] == [4, 8]
+    assert Adversarial(ATTACK).figures() == {}

@@ -25,7 +25,7 @@ from art_atmc.classifiers.modes import evaluating
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Adversary", "ClipValues", "Loss", "Motion", "Problem", "Rows", "weighted"]
+__all__ = ["Adversary", "ClipValues", "Loss", "Motion", "Problem", "Rows", "unreduced", "weighted"]
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits, y) -> scalar."""
@@ -130,6 +130,20 @@ def weighted(loss: Loss, weights: Tensor) -> Loss:
     >>> bool(loss(logits, torch.tensor([0, 0])) == nn.functional.cross_entropy(logits[:1], torch.tensor([0])))
     True
     """
+    each = unreduced(loss)
+    total = weights.sum()
+    return lambda logits, y: (weights * each(logits, y)).sum() / total
+
+
+def unreduced(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    r"""The loss of each example, (N,), of which a mean loss is the mean.
+
+    :param loss: a torch loss module that is a mean over the batch, or a function with a ``reduction``.
+    :raises TypeError: for any other loss.
+
+    >>> unreduced(nn.MSELoss())(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [0.0]]))
+    tensor([1., 9.])
+    """
     if isinstance(loss, nn.Module) and getattr(loss, "reduction", None) == "mean":
         each: Any = copy.copy(loss)
         each.reduction = "none"
@@ -141,8 +155,7 @@ def weighted(loss: Loss, weights: Tensor) -> Loss:
             f"examples can't be weighted in the loss {loss!r}; give one of torch's losses with reduction='mean', such "
             "as torch.nn.CrossEntropyLoss()"
         )
-    total = weights.sum()
-    return lambda logits, y: (weights * each(logits, y).reshape(len(weights), -1).mean(dim=1)).sum() / total
+    return lambda logits, y: each(logits, y).reshape(len(logits), -1).mean(dim=1)
 
 
 class Adversary(abc.ABC):

@@ -78,6 +78,7 @@ class Loop:
         except FloatingPointError:
             run.return_to(safe)
             raise
+        row |= run.objective.figures()
         row["learning_rate"] = run.optimizer.param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - started
         run.epoch, run.batch = run.epoch + 1, 0

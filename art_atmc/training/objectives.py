@@ -48,6 +48,10 @@ class Objective(abc.ABC):
         ``problem.loss`` is the classifier's loss, weighted where examples have weights.
         """
 
+    def figures(self) -> Mapping[str, float]:
+        """What an epoch's line of the history says of the objective, such as multipliers; asked once, at its end."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What changes over a run, such as multipliers; by default what the attack keeps."""
         kept = self.attack.state_dict() if isinstance(self.attack, Adversary) else {}
