@@ -163,7 +163,32 @@ def test_plugins_are_listed_shown_and_checked(command):
     assert {"sparsity", "quantization"} <= names
     assert "density: float" in command("plugins", "info", "sparsity").out
     assert "Sparsity(density=0.3) obeys" in command("plugins", "check", "sparsity:density=0.3").out
+    assert "laws of an attack" in command("plugins", "check", "pgd:eps=0.1,eps_step=0.05,max_iter=2").out
+    assert "laws of an objective" in command("plugins", "check", "trades:beta=2", "--kind", "objective").out
     assert "installed are" in command("plugins", "info", "nothing", status=2).err
+
+
+def test_attacks_and_objectives_by_name_are_trained_with(tmp_path):
+    pgd = "pgd:eps=0.05,eps_step=0.05,max_iter=1"
+    named = Settings.resolved("digits", attack=(pgd,), objective="trades:beta=2", epochs=1, bits=32)
+    assert repr(named.objective).startswith("TRADES(attack=PGD(eps=0.05")
+    assert repr(named.attack) == repr(named.objective.attack)
+    metrics = compare(named, tmp_path, dense=False, verbose=False)
+    assert metrics["settings"]["own_attacks"] == [pgd]
+    alone = Settings.resolved("digits", attack=(pgd,), clean_share=0.5)
+    assert repr(alone.objective).startswith("Adversarial(attack=PGD(eps=0.05")
+    usual = Settings.resolved("digits", objective="adversarial:clean_share=0.5")
+    assert usual.objective == Settings.resolved("digits", clean_share=0.5).objective
+    assert "own_attacks" not in Settings.resolved("digits").plain()
+    for wrong, said in (
+        ({"attack": (pgd, pgd)}, "given 2 times"),
+        ({"attack": (pgd, pgd), "objective": "trades"}, "takes one `attack`, got 2"),
+        ({"objective": "trades", "clean_share": 0.5}, "give `clean_share` to the objective"),
+        ({"objective": "nothing"}, "there is no objective `nothing`"),
+        ({"attack": ("pgd:eps=0.1",)}, "`eps_step` is missing"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Settings.resolved("digits", **wrong)  # type: ignore[arg-type]
 
 
 def test_constraints_by_name_are_those_of_the_options(tmp_path):

@@ -73,16 +73,22 @@ def install(tmp_path, monkeypatch):
 
 
 def names():
-    return {plugin.name for plugin in plugins.available()}
+    return {plugin.name for plugin in plugins.available() if plugin.kind == "constraint"}
 
 
 def test_our_own_constraints_come_by_the_same_path():
     assert plugins.load("sparsity") is Sparsity
     assert plugins.load("quantization") is Quantization
     ours = [p for p in plugins.available() if p.ours]
-    assert [(p.name, p.target, p.problem) for p in ours] == [
-        ("quantization", "art_atmc.compression:Quantization", None),
-        ("sparsity", "art_atmc.compression:Sparsity", None),
+    assert [(p.name, p.target, p.kind, p.problem) for p in ours] == [
+        ("quantization", "art_atmc.compression:Quantization", "constraint", None),
+        ("sparsity", "art_atmc.compression:Sparsity", "constraint", None),
+        ("apgd", "art_atmc.attacks:APGD", "attack", None),
+        ("pgd", "art_atmc.attacks:PGD", "attack", None),
+        ("square", "art_atmc.attacks:Square", "attack", None),
+        ("adversarial", "art_atmc.training:Adversarial", "objective", None),
+        ("natural", "art_atmc.training:Natural", "objective", None),
+        ("trades", "art_atmc.training:TRADES", "objective", None),
     ]
 
 
@@ -104,6 +110,7 @@ def test_listing_imports_neither_torch_nor_art_nor_any_plugin(install):
         "version": "1.0",
         "target": "acme_at_import:Bad",
         "problem": None,
+        "kind": "constraint",
     }
 
 
@@ -123,6 +130,52 @@ def test_a_plugin_is_found_by_name_text_and_repr(install):
     ]
     assert str(described).splitlines()[0] == "clip (acme_clip:Clip, acme-constraints 1.0)"
     assert str(described).splitlines()[-1] == "  shape: tuple[int, ...] = (2, 4)"
+
+
+def test_attacks_and_objectives_are_found_by_name_too(install):
+    source = """
+        from __future__ import annotations
+        import dataclasses
+        from typing import TYPE_CHECKING
+        from art_atmc.attacks import Adversary
+        from art_atmc.training import Objective, Outcome
+
+        if TYPE_CHECKING:
+            from art.attacks.attack import EvasionAttack
+
+        @dataclasses.dataclass(frozen=True)
+        class Shift(Adversary):
+            by: float = 0.5
+
+            def __call__(self, problem, x, y):
+                return x + self.by
+
+        @dataclasses.dataclass(frozen=True)
+        class Plain(Objective):
+            attack: Adversary | EvasionAttack
+            share: float = 1.0
+
+            def __call__(self, problem, x, y):
+                logits = problem.network(x)
+                return Outcome(self.share * problem.loss(logits, y), logits)
+    """
+    raw = "[art_atmc.attacks]\nclip = acme_kinds:Shift\n[art_atmc.objectives]\nplain = acme_kinds:Plain\n"
+    install("acme", {}, {"acme_kinds": source}, raw=raw)
+    assert repr(plugins.parse("clip:by=0.25", "attack")) == "Shift(by=0.25)"
+    attack = plugins.parse("pgd:eps=0.1,eps_step=0.05,max_iter=2,norm=2", "attack")
+    assert (attack.norm, attack.max_iter) == (2.0, 2)
+    objective = plugins.parse("plain:share=0.5", "objective", attack=attack)
+    assert objective.attack is attack
+    assert [str(field) for field in plugins.describe("plain").fields] == ["share: float = 1.0"]
+    install("acme-two", {"clip": "acme_clip:Clip"}, {"acme_clip": GOOD})  # a name of two kinds is no clash
+    assert plugins.describe("clip").plugin.kind == "constraint"
+    assert plugins.describe("clip", "attack").plugin.kind == "attack"
+    with pytest.raises(ValueError, match=r"there is no attack `sparsity`.*installed are: .*clip"):
+        plugins.load("sparsity", "attack")
+    wrong = "[art_atmc.attacks]\nwrong = acme_wrong:Sparsity\n"
+    install("acme-three", {}, {"acme_wrong": "from art_atmc import Sparsity"}, raw=wrong)
+    with pytest.raises(ImportError, match=r"derives from art_atmc\.attacks\.Adversary"):
+        plugins.load("wrong", "attack")
 
 
 def test_only_the_name_that_is_asked_for_is_loaded(install):

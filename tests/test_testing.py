@@ -22,9 +22,11 @@ from art_atmc import (
     StraightThrough,
     Weights,
 )
+from art_atmc.attacks import Adversary
 from art_atmc.support.randomness import isolated_randomness
-from art_atmc.testing import check_constraint, check_solver
+from art_atmc.testing import check_attack, check_constraint, check_objective, check_solver
 from art_atmc.testing.rivals import nearer_points, squared_distance
+from art_atmc.training import Objective, Outcome
 
 configured = dataclasses.dataclass(frozen=True)
 
@@ -660,3 +662,50 @@ def test_a_right_solver_of_another_kind_passes():
 def test_a_broken_law_of_a_solver_is_named(kind, law):
     with pytest.raises(AssertionError, match=f"{kind.__name__}: .*{law}"):
         check_solver(kind)
+
+
+def _adversary(run):
+    return type("Made", (Adversary,), {"__call__": lambda self, problem, x, y: run(problem, x, y)})()
+
+
+def _touched(problem, x, y):
+    problem.network.train()
+    problem.network(x)  # moves the statistics of batch normalisation
+    return x
+
+
+@pytest.mark.parametrize(
+    ("attack", "law"),
+    [
+        (_adversary(lambda problem, x, y: x[:1]), "shape and type"),
+        (_adversary(lambda problem, x, y: x.double()), "shape and type"),
+        (_adversary(lambda problem, x, y: x.clone().requires_grad_()), "no graph"),
+        (_adversary(lambda problem, x, y: x + 2), "clip values"),
+        (_adversary(lambda problem, x, y: x.mul_(0.5)), "stay as they are"),
+        (_adversary(lambda problem, x, y: torch.rand_like(x)), "same generator"),
+        (_adversary(_touched), "modes, buffers"),
+    ],
+)
+def test_a_broken_law_of_an_attack_is_named(attack, law):
+    with pytest.raises(AssertionError, match=law):
+        check_attack(attack)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "law"),
+    [
+        (lambda logits: (logits.sum(dim=1), logits), "one finite number"),
+        (lambda logits: (logits.sum() * float("nan"), logits), "one finite number"),
+        (lambda logits: (logits.sum(), logits[:1]), "logits of each input"),
+        (lambda logits: ((logits * 0).sum(), logits), "gradient to the weights"),
+    ],
+)
+def test_a_broken_law_of_an_objective_is_named(outcome, law):
+    class Made(Objective):
+        attack = None
+
+        def __call__(self, problem, x, y):
+            return Outcome(*outcome(problem.network(x)))
+
+    with pytest.raises(AssertionError, match=law):
+        check_objective(Made())

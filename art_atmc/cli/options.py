@@ -82,6 +82,14 @@ class Conditions:
     test_max_iter: Annotated[int | None, typer.Option(help="Its steps in the test; by default max-iter.")] = None
     norm: Annotated[Norm | None, typer.Option(help="Of the attack; by default inf.")] = None
     clean_share: Annotated[float | None, typer.Option(help="Share of the clean loss, in [0, 1); by default 0.")] = None
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="To train against in place of PGD within --eps: name:field=value,...; may be repeated."),
+    ] = None
+    objective: Annotated[
+        str | None,
+        typer.Option(help="To train in place of adversarial training, with these attacks: name:field=value,..."),
+    ] = None
     constraint: Annotated[
         list[str] | None,
         typer.Option(help="In place of --density and --bits: name:field=value,... of a plug-in; may be repeated."),

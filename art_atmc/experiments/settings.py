@@ -22,7 +22,7 @@ from art_atmc.evaluation.suites import SUITES
 from art_atmc.experiments.training import OPTIMIZERS
 from art_atmc.experiments.training import training as named_training
 from art_atmc.networks.by_name import import_network, is_ours
-from art_atmc.plugins import parse
+from art_atmc.plugins import load, parse
 from art_atmc.training.objectives import Adversarial, Natural, Objective
 from art_atmc.training.rates import Hold, Rate
 
@@ -87,6 +87,8 @@ class Settings:
     :param recycled: whether the attack goes on from each example's last perturbation.
     :param first_iter: steps of an example's first visit, where the attack is recycled; None for as many as later.
     :param precision: ``"bfloat16"`` to train in it, or ``"float32"``.
+    :param own_attacks: in place of PGD within the ball of ``eps``, attacks by name, as ``"pgd:eps=0.1,eps_step=..."``.
+    :param own_objective: in place of adversarial training, an objective by name that takes these attacks.
     :raises ValueError: naming every setting that is out of range.
     """
 
@@ -120,6 +122,8 @@ class Settings:
     recycled: bool = False
     first_iter: int | None = None
     precision: str = "float32"
+    own_attacks: tuple[str, ...] = ()
+    own_objective: str | None = None
 
     @classmethod
     def resolved(
@@ -131,6 +135,8 @@ class Settings:
         density: float | None = None,
         bits: int | None = None,
         constraint: Sequence[str | Constraint] = (),
+        attack: Sequence[str] = (),
+        objective: str | None = None,
         **chosen: Any,
     ) -> Settings:
         """The settings where the user chose some of them: what is left out or None has the preset's value, else what
@@ -142,6 +148,8 @@ class Settings:
         :param density: share of the weights that is kept; by default 0.05.
         :param bits: of each codebook, 1 to 16; 32 for none; by default 4.
         :param constraint: in place of these two, constraints or their names, as ``"sparsity:density=0.1"``.
+        :param attack: attacks of the training by name; the test keeps the PGD of ``eps``.
+        :param objective: an objective by name.
         :param chosen: fields of this class. ``eps_step`` is that of the test too.
         :raises ValueError: for settings out of range and unknown names, before any data is read.
 
@@ -179,7 +187,8 @@ class Settings:
             values.setdefault(step, length)
         values["constraints"] = _constraints(density, bits, constraint)
         values.setdefault("recipe", _method(values["constraints"], values["factored"]))
-        return cls(data=data, **{**values, "ignore": tuple(values["ignore"])})
+        values |= {"own_attacks": tuple(attack), "own_objective": objective, "ignore": tuple(values["ignore"])}
+        return cls(data=data, **values)
 
     def __post_init__(self) -> None:
         faults = [
@@ -199,6 +208,8 @@ class Settings:
         ]
         if faults:
             raise ValueError("; ".join(faults))
+        if self.own_objective is not None and self.clean_share:
+            raise ValueError("give `clean_share` to the objective, as adversarial:clean_share=0.5")
         _ = self.objective, self.test_attack  # they refuse what is out of range for an attack
 
     def dense(self) -> Settings:
@@ -206,10 +217,18 @@ class Settings:
         return dataclasses.replace(self, constraints=(), factored=False, recipe="DA")
 
     @property
-    def attack(self) -> Adversary:
-        """Of the training: PGD from a random start, or from each example's last perturbation."""
+    def attacks(self) -> tuple[Adversary, ...]:
+        """Of the training: those by name, or PGD from a random start or from each example's last perturbation."""
+        if self.own_attacks:
+            return tuple(parse(text, "attack") for text in self.own_attacks)
         pgd = PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
-        return Recycled(pgd, first_iter=self.first_iter) if self.recycled else pgd
+        return (Recycled(pgd, first_iter=self.first_iter) if self.recycled else pgd,)
+
+    @property
+    def attack(self) -> Adversary:
+        """Under which the epoch is chosen: the objective's own, else the first."""
+        own = self.objective.attack
+        return own if isinstance(own, Adversary) else self.attacks[0]
 
     @property
     def test_attack(self) -> PGD:
@@ -217,7 +236,13 @@ class Settings:
 
     @property
     def objective(self) -> Objective:
-        return Adversarial(self.attack, self.clean_share) if self.adversarial else Natural()
+        if not self.adversarial:
+            return Natural()
+        if self.own_objective is not None:
+            return _objective(self.own_objective, self.attacks)
+        if len(self.attacks) > 1:
+            raise ValueError(f"`attack` is given {len(self.attacks)} times; give an `objective` of several attacks too")
+        return Adversarial(self.attacks[0], self.clean_share)
 
     @property
     def density(self) -> float:
@@ -237,14 +262,19 @@ class Settings:
     def plain(self) -> dict[str, Any]:
         """As JSON has it; constraints and schedules by their ``repr``, the solver by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {
-            "data_dir": None if self.data_dir is None else str(self.data_dir),
-            "constraints": [repr(constraint) for constraint in self.constraints],
-            "ignore": list(self.ignore),
-            "solver": getattr(self.solver, "__name__", repr(self.solver)),
-            "tightening": repr(self.tightening),
-            "rate": repr(self.rate),
-        }
+        named = {"own_attacks": list(values.pop("own_attacks")), "own_objective": values.pop("own_objective")}
+        return (
+            values
+            | {name: value for name, value in named.items() if value}
+            | {
+                "data_dir": None if self.data_dir is None else str(self.data_dir),
+                "constraints": [repr(constraint) for constraint in self.constraints],
+                "ignore": list(self.ignore),
+                "solver": getattr(self.solver, "__name__", repr(self.solver)),
+                "tightening": repr(self.tightening),
+                "rate": repr(self.rate),
+            }
+        )
 
 
 def _constraints(
@@ -259,6 +289,17 @@ def _constraints(
             "and quantization:bits=..."
         )
     return tuple(parse(given) if isinstance(given, str) else given for given in constraint)
+
+
+def _objective(text: str, attacks: tuple[Adversary, ...]) -> Objective:
+    """An objective by name, with the attacks that it takes."""
+    kind = load(text.partition(":")[0].strip(), "objective")
+    taken = {field.name for field in dataclasses.fields(kind) if field.init} & {"attack", "attacks"}
+    if "attacks" in taken:
+        return parse(text, "objective", attacks=attacks)  # type: ignore[no-any-return]
+    if len(attacks) > 1:
+        raise ValueError(f"`objective`={text!r} takes one `attack`, got {len(attacks)}")
+    return parse(text, "objective", **({"attack": attacks[0]} if taken else {}))  # type: ignore[no-any-return]
 
 
 def _method(constraints: Sequence[Constraint], factored: bool) -> str:

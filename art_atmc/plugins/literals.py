@@ -23,7 +23,7 @@ LONGEST = 4096  # characters of a `repr`; deep nesting in more than that can exh
 @final
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A parameter of a constraint; ``default`` is None where a value must be given."""
+    """A parameter of a plug-in; ``default`` is None where a value must be given."""
 
     name: str
     type: str
@@ -34,10 +34,14 @@ class Field:
         return f"{self.name}: {self.type}" + ("" if self.default is None else f" = {self.default}")
 
 
-def fields_of(kind: type) -> dict[str, Field]:
-    """What the constructor of a dataclass takes, by name, with the annotations resolved."""
-    hints = typing.get_type_hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.init]
+def fields_of(kind: type, without: Iterable[str] = ()) -> dict[str, Field]:
+    """What the constructor of a dataclass takes, by name, with the annotations resolved.
+
+    :param without: fields that are left out; their annotations may name what does not exist at run time.
+    """
+    left = set(without)
+    fields = [field for field in dataclasses.fields(kind) if field.init and field.name not in left]
+    hints = _hints(kind, {field.name for field in fields}) if left else typing.get_type_hints(kind)
     return {f.name: Field(f.name, _spelling(f.type), _default(f), hints[f.name]) for f in fields}
 
 
@@ -159,6 +163,15 @@ class _Infinity(ast.NodeTransformer):
 
 def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(_Infinity().visit(node))
+
+
+def _hints(kind: type, names: set[str]) -> dict[str, Any]:
+    """The annotations of these fields, each resolved in the module of the class that has it."""
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        own = {name: a for name, a in inspect.get_annotations(base).items() if name in names}
+        hints |= typing.get_type_hints(type("_", (), {"__annotations__": own, "__module__": base.__module__}))
+    return hints
 
 
 def _spelling(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the installed distributions register under the entry points ``art_atmc.constraints``."""
+"""What the installed distributions register under the entry points of our kinds, such as ``art_atmc.constraints``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final, overload
 
+from art_atmc.plugins.kinds import KINDS
 from art_atmc.plugins.literals import Field, fields_of, literal_call, suggestion, values_of
 
 if TYPE_CHECKING:
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Description", "Field", "Plugin", "available", "describe", "from_repr", "listing", "load", "parse"]
 
-GROUP = "art_atmc.constraints"
 SWITCH = "ART_ATMC_PLUGINS"
 OURS = "art-atmc"
 API_VERSIONS = (1,)
-"""The versions of the interface :class:`art_atmc.Constraint` that this release can drive."""
+"""The versions of the interfaces, such as :class:`art_atmc.Constraint`, that this release can drive."""
 
 
 @final
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """One registered constraint, as metadata alone show it.
+    """One registered class, as metadata alone show it.
 
-    ``target`` is ``module:Class``; ``problem`` says why the name can't be asked for, None where nothing is known.
+    ``target`` is ``module:Class``; ``problem`` says why the name can't be asked for, None where nothing is known;
+    ``kind`` is ``constraint``, ``attack`` or ``objective``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Plugin:
     version: str
     target: str
     problem: str | None = None
+    kind: str = "constraint"
 
     @property
     def class_name(self) -> str:
@@ -53,7 +55,7 @@ class Plugin:
 @final
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a constraint is and takes; ``str()`` of it is a text for people."""
+    """What a plug-in is and takes; ``str()`` of it is a text for people."""
 
     plugin: Plugin
     summary: str
@@ -66,10 +68,10 @@ class Description:
 
 
 def available() -> list[Plugin]:
-    """All registered constraints by name, from metadata alone; what is wrong with one stands in its ``problem``.
+    """All that is registered, by name, from metadata alone; what is wrong with one stands in its ``problem``.
 
-    A name that two distributions register belongs to neither, except that our own names stay ours; the others are
-    reached as ``distribution/name``.
+    A name that two distributions register for one kind belongs to neither, except that our own names stay ours; the
+    others are reached as ``distribution/name``.
 
     :raises ValueError: when ``ART_ATMC_PLUGINS`` is neither ``on`` nor ``off``.
 
@@ -87,55 +89,68 @@ def listing() -> list[dict[str, str | None]]:
     return [dataclasses.asdict(plugin) for plugin in available()]
 
 
-def load(name: str) -> type[Constraint]:
-    """The constraint class that is registered as ``name``; nothing else is loaded.
+def load(name: str, kind: str = "constraint") -> type[Any]:
+    """The class that is registered as ``name``; nothing else is loaded.
 
     :param name: as listed, or ``distribution/name``.
+    :param kind: ``constraint``, ``attack`` or ``objective``.
     :raises ValueError: for an unknown name, with those that are known, and for one that two distributions register.
     :raises ImportError: when the plug-in can't be used, naming its distribution, the cause and the remedy.
 
     >>> load("sparsity")(density=0.25)
     Sparsity(density=0.25)
     """
-    return _loaded(_find(name))
+    return _loaded(_find(name, kind))
 
 
-def describe(name: str) -> Description:
-    """The summary and the fields of a constraint; raises as :func:`load` does.
+def describe(name: str, kind: str | None = None) -> Description:
+    """The summary and the fields of a plug-in; raises as :func:`load` does.
+
+    :param kind: as for :func:`load`; by default the first that has the name, constraints before attacks and objectives.
 
     >>> [str(field) for field in describe("quantization").fields]
     ['bits: int']
     """
-    plugin = _find(name)
-    kind = _loaded(plugin)
-    doc = inspect.cleandoc(kind.__doc__ or "")
-    if doc.startswith(f"{kind.__name__}("):  # what dataclasses write where the author wrote nothing
+    plugin = _find(name, kind)
+    found = _loaded(plugin)
+    doc = inspect.cleandoc(found.__doc__ or "")
+    if doc.startswith(f"{found.__name__}("):  # what dataclasses write where the author wrote nothing
         doc = ""
-    return Description(plugin, " ".join(doc.partition("\n\n")[0].split()), tuple(_fields(plugin, kind).values()))
+    return Description(plugin, " ".join(doc.partition("\n\n")[0].split()), tuple(_fields(plugin, found).values()))
 
 
-def parse(text: str) -> Constraint:
-    """A constraint from ``name:field=value,field=value``, each value read as the type of its field.
+@overload
+def parse(text: str) -> Constraint: ...
+@overload
+def parse(text: str, kind: Literal["constraint"]) -> Constraint: ...
+@overload
+def parse(text: str, kind: str, **given: Any) -> Any: ...
+def parse(text: str, kind: str = "constraint", **given: Any) -> Any:
+    """What ``name:field=value,field=value`` stands for, each value read as the type of its field.
 
     Numbers, ``true`` and ``false``, ``none``, plain text, the choices of a ``Literal``, the names or values of an
     enumeration, and tuples of these as ``(2,4)``.
 
+    :param kind: as for :func:`load`.
+    :param given: values of fields that no text says, the ``attack`` or ``attacks`` of an objective.
     :raises ValueError: naming at once every field that is unknown, missing, mistyped or given twice, with all fields;
-        for values that the constraint refuses; and as :func:`load`.
+        for values that the class refuses; and as :func:`load`.
     :raises ImportError: as :func:`load`.
 
     >>> parse("sparsity:density=0.25")
     Sparsity(density=0.25)
+    >>> parse("pgd:eps=0.1,eps_step=0.02,max_iter=7", "attack").max_iter
+    7
     """
     name, _, listed = text.partition(":")
-    plugin = _find(name.strip())
-    kind = _loaded(plugin)
-    fields = _fields(plugin, kind)
+    plugin = _find(name.strip(), kind)
+    found = _loaded(plugin)
+    fields = _fields(plugin, found)
     try:
         values = values_of(listed, fields)
     except ValueError as error:
         raise ValueError(f"`{text}`: {error}") from None
-    return _built(kind, (), values, text)
+    return _built(found, (), {**given, **values}, text)
 
 
 def from_repr(text: str) -> Constraint:
@@ -151,11 +166,11 @@ def from_repr(text: str) -> Constraint:
     """
     name, args, kwargs = literal_call(text)
     plugins = available()
-    matching = [p for p in plugins if p.class_name == name]
+    matching = [p for p in plugins if p.kind == "constraint" and p.class_name == name]
     # Aliases of one class are one; our own class is not to be replaced by another of its name.
     targets = {(p.distribution, p.target): p for p in matching if p.ours or not any(q.ours for q in matching)}
     if not targets:
-        classes = ", ".join(sorted({p.class_name for p in plugins if p.class_name}))
+        classes = ", ".join(sorted({p.class_name for p in plugins if p.kind == "constraint" and p.class_name}))
         raise ValueError(
             f"no installed plug-in has the constraint class `{name}`; install the one that has it"
             f" (known classes: {classes or 'none'}{_caveats(plugins)})"
@@ -176,19 +191,23 @@ def _scanned(ours_only: bool) -> list[Plugin]:
         if found and found[0].distribution not in seen and (found[0].ours or not ours_only):
             seen.add(found[0].distribution)
             plugins += found
-    return sorted(_clashes_marked(plugins), key=lambda p: (p.name, not p.ours, p.distribution))
+    order = list(KINDS)
+    return sorted(_clashes_marked(plugins), key=lambda p: (order.index(p.kind), p.name, not p.ours, p.distribution))
 
 
 def _registered(distribution: metadata.Distribution) -> list[Plugin]:
     """The plug-ins of one distribution; one without a name that says so where its metadata can't be read."""
     try:
-        if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        if "[art_atmc." not in (distribution.read_text("entry_points.txt") or ""):
             return []  # spares reading the rest of the metadata of nearly every distribution
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         version = distribution.version
-        points = distribution.entry_points.select(group=GROUP)
         # A target may be followed by extras in brackets, which nothing uses any more.
-        return [Plugin(point.name, name, version, re.sub(r"\s|\[.*", "", point.value)) for point in points]
+        return [
+            Plugin(point.name, name, version, re.sub(r"\s|\[.*", "", point.value), kind=kind.noun)
+            for kind in KINDS.values()
+            for point in distribution.entry_points.select(group=kind.group)
+        ]
     except Exception as error:
         folder = str(distribution.locate_file(""))
         name = getattr(getattr(distribution, "_path", None), "name", folder)
@@ -197,7 +216,7 @@ def _registered(distribution: metadata.Distribution) -> list[Plugin]:
 
 def _clashes_marked(plugins: Sequence[Plugin]) -> Iterator[Plugin]:
     for plugin in plugins:
-        rivals = [p for p in plugins if p.name == plugin.name and p is not plugin]
+        rivals = [p for p in plugins if (p.kind, p.name) == (plugin.kind, plugin.name) and p is not plugin]
         if plugin.problem or not rivals or plugin.ours:
             yield plugin
         elif any(p.ours for p in rivals):
@@ -209,19 +228,21 @@ def _clashes_marked(plugins: Sequence[Plugin]) -> Iterator[Plugin]:
             yield dataclasses.replace(plugin, problem=f"is registered by {owners}; {remedy}")
 
 
-def _find(name: str) -> Plugin:
-    plugins = available()
+def _find(name: str, kind: str | None) -> Plugin:
+    everything = available()
+    plugins = [p for p in everything if kind in (None, p.kind)]
     exact = [p for p in plugins if f"{p.distribution}/{p.name}" == name]
     same = exact or [p for p in plugins if p.name == name]
     usable = exact if len(exact) == 1 else [p for p in same if p.problem is None]
     if usable:
         return usable[0]
+    noun = kind or "plug-in"
     if same:
-        raise ValueError(f"the constraint `{name}` {same[0].problem}")
+        raise ValueError(f"the {same[0].kind} `{name}` {same[0].problem}")
     known = [p.name for p in plugins if p.problem is None]
     raise ValueError(
-        f"there is no constraint `{name}`{suggestion(name, known)}; installed are: {', '.join(known) or 'none'}"
-        + _caveats(plugins)
+        f"there is no {noun} `{name}`{suggestion(name, known)}; installed are: {', '.join(known) or 'none'}"
+        + _caveats(everything)
     )
 
 
@@ -232,42 +253,42 @@ def _caveats(plugins: Sequence[Plugin]) -> str:
     return "".join([*off, *lost, *(f"; {p.distribution} {p.problem}" for p in plugins if p.name == "?")])
 
 
-def _loaded(plugin: Plugin) -> type[Constraint]:
+def _loaded(plugin: Plugin) -> type[Any]:
     try:
-        kind = metadata.EntryPoint(plugin.name, plugin.target, GROUP).load()
+        found = metadata.EntryPoint(plugin.name, plugin.target, KINDS[plugin.kind].group).load()
     except (Exception, SystemExit) as error:
         remedy = f"upgrade or reinstall {plugin.distribution} and what it depends on, or uninstall it"
         raise ImportError(f"{plugin} cannot be imported: {_cause(error)}; {remedy}") from error
-    if offence := _offence(plugin, kind):
+    if offence := _offence(plugin, found):
         raise ImportError(f"{plugin} {offence}")
-    return kind
+    return found
 
 
-def _offence(plugin: Plugin, kind: Any) -> str | None:
+def _offence(plugin: Plugin, found: Any) -> str | None:
     """Why what was loaded can't be used, with the remedy; None where it can."""
     from art_atmc._version import __version__
-    from art_atmc.compression.constraints import Constraint
 
-    report = f"report it to the authors of {plugin.distribution}"
-    if not (isinstance(kind, type) and issubclass(kind, Constraint)):
-        return f"is not a class that derives from art_atmc.Constraint but {kind!r}; {report}"
-    if kind.api_version not in API_VERSIONS:
-        newer = isinstance(kind.api_version, int) and kind.api_version > max(API_VERSIONS)
+    report, kind = f"report it to the authors of {plugin.distribution}", KINDS[plugin.kind]
+    if not kind.holds(found):
+        return f"is not a class that derives from {kind.public} but {found!r}; {report}"
+    version = getattr(found, "api_version", 1)
+    if version not in API_VERSIONS:
+        newer = isinstance(version, int) and version > max(API_VERSIONS)
         supported = ", ".join(map(str, API_VERSIONS))
         return (
-            f"is written for version {kind.api_version!r} of the constraint interface, {OURS} {__version__} supports "
+            f"is written for version {version!r} of the {kind.noun} interface, {OURS} {__version__} supports "
             f"{supported}; upgrade {OURS if newer else plugin.distribution}"
         )
-    if inspect.isabstract(kind):
-        return f"leaves {', '.join(sorted(kind.__abstractmethods__))} abstract; {report}"
-    if kind.__qualname__ != plugin.class_name:
-        return f"calls itself {kind.__qualname__}, so its `repr` could not be read back; {report}"
+    if inspect.isabstract(found):
+        return f"leaves {', '.join(sorted(found.__abstractmethods__))} abstract; {report}"
+    if found.__qualname__ != plugin.class_name:
+        return f"calls itself {found.__qualname__}, so its `repr` could not be read back; {report}"
     return None
 
 
-def _fields(plugin: Plugin, kind: type[Constraint]) -> dict[str, Field]:
+def _fields(plugin: Plugin, found: type[Any]) -> dict[str, Field]:
     try:
-        return fields_of(kind)
+        return fields_of(found, without=KINDS[plugin.kind].given)
     except Exception as error:
         raise ImportError(
             f"the types of the fields of {plugin} cannot be read: {_cause(error)}; its module must import at run time "
@@ -275,9 +296,9 @@ def _fields(plugin: Plugin, kind: type[Constraint]) -> dict[str, Field]:
         ) from error
 
 
-def _built(kind: type[Constraint], args: Sequence[Any], kwargs: Mapping[str, Any], text: str) -> Constraint:
+def _built(found: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any], text: str) -> Any:
     try:
-        return kind(*args, **kwargs)
+        return found(*args, **kwargs)
     except Exception as error:
         cause = str(error) if isinstance(error, ValueError) else _cause(error)
         raise ValueError(f"`{text}`: {cause}") from error
