@@ -20,11 +20,8 @@ from photo_digits import SIDE, WIDTHS, photos, sheet, translated
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-STEPS, SLIM, TUNE = 600, 240, 160
-WAYS: dict[str, dict[str, Any]] = {
-    "budget": {"density": 0.25},
-    "budget, 8 bits": {"density": 0.25, "bits": 8},
-}
+STEPS, SLIM, TUNE = 400, 240, 160
+WAYS: dict[str, dict[str, Any]] = {"budget, 8 bits": {"density": 0.25, "bits": 8}}
 
 
 def patches(pictures: list[Tensor], number: int, part: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -241,6 +241,12 @@ def test_a_loss_that_is_not_finite_says_whose_and_keeps_the_weights() -> None:
     assert same(generator, before)
 
 
+def test_ranges_that_saturate_are_said() -> None:
+    run = slimming(bits=8)
+    with pytest.warns(UserWarning, match="saturate"):
+        run.fit(torch.cat([0.05 * X.repeat(3, 1, 1, 1)[:64], X]), nb_steps=2, fine_tuning_steps=0, batch_size=8)
+
+
 def test_quantised_networks_are_refused_as_a_start() -> None:
     run = slimming(bits=8)
     run.fit(X, nb_steps=2, fine_tuning_steps=0, batch_size=8)

@@ -166,7 +166,7 @@ class GANSlimming:
             # A layer that took over what constants added may have left the grid.
             self._play(images, max(fine_tuning_steps, 1), batch_size, rng, sparse=False)
         calibrate_(self.generator, sample)
-        self._warn_of_clipping(sample)
+        self._warn_of_clipping(images[-64:])
 
     def predict(self, x: Images, batch_size: int = 128) -> np.ndarray[Any, Any]:
         """The images that the generator makes of ``x``."""
