@@ -178,6 +178,23 @@ def test_earlier_members_are_not_touched_and_the_optimizer_holds_the_newest_alon
     assert all(p.requires_grad for p in ensemble.parameters())
 
 
+def test_what_the_user_froze_stays_frozen() -> None:
+    def half_frozen() -> PyTorchClassifier:
+        classifier = make()
+        classifier.model[1].requires_grad_(False)
+        return classifier
+
+    trainer = BoostedTrainer(half_frozen, ATTACK, verbose=False, stages=2)
+    assert {n for n, p in trainer.get_classifier().model.named_parameters() if not p.requires_grad} == {
+        "1.weight",
+        "1.bias",
+    }
+    trainer.fit(X, Y, **FIT)
+    for member in trainer.get_classifier().model.members:
+        assert {n for n, p in member.named_parameters() if not p.requires_grad} == {"1.weight", "1.bias"}
+        assert torch.equal(member[1].weight, torch.ones(8))
+
+
 @pytest.mark.parametrize("factored", [True, False])
 def test_every_member_keeps_the_budget_and_so_does_the_sum_after_each_stage(factored: bool, tmp_path: Path) -> None:
     trainer = boosted(3, constraints=CONSTRAINTS, factored=factored)

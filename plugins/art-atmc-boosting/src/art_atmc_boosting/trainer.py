@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from art_atmc import ATMCTrainer, CompressedModel, Constraint, Tightening, compressible, recompose
+from art_atmc.classifiers import frozen
 from art_atmc.compression import SolverFactory, default_solver
 from art_atmc.plugins import parse
 from art_atmc.support.numbers import Whole
@@ -98,7 +99,8 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
         first = self._made(1)
         super().__init__(first)
         self._members.append(first.model)
-        self._stage(self._made(2), torch.zeros(0))  # refuses what two stages would
+        with frozen(first.model):
+            self._stage(self._made(2), torch.zeros(0))  # refuses what two stages would
         self._members.clear()
 
     def fit(
@@ -175,12 +177,10 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
             return self.make_classifier()
 
     def _stage(self, fresh: PyTorchClassifier, pairs: torch.Tensor) -> ATMCTrainer:
-        """The trainer of a stage: the sum, of which only the newest member is free."""
+        """The trainer of a stage: the sum, of which all members but the newest are frozen by then."""
         number = len(self._members) + 1
         before = list(self.results[-1].weights) if self.results else [1.0] * len(self._members)
         ensemble = Ensemble([*self._members, fresh.model], self.rule.weights(before))
-        for parameter in ensemble.members[:-1].parameters():
-            parameter.requires_grad_(False)
         classifier = ensemble_of(fresh, ensemble.train(), fresh.optimizer)
         return ATMCTrainer(
             classifier,
@@ -202,12 +202,9 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
         fresh = self._made(number)
         if self._members and self.warm_start:
             fresh.model.load_state_dict(recompose(copy.deepcopy(self._members[-1])).state_dict())
-        trainer = self._stage(fresh, pairs.values)
-        try:
+        with frozen(*self._members):
+            trainer = self._stage(fresh, pairs.values)
             trainer.fit(task.x, task.y, task.validation, task.batch_size, task.nb_epochs, **task.options)
-        finally:
-            for parameter in nn.ModuleList(self._members).parameters():
-                parameter.requires_grad_(True)
         classifier: EnsembleClassifier = trainer.get_classifier()
         candidates = self.rule.candidates()
         if self._members and candidates and task.validation is not None:
