@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from art.estimators.classification import PyTorchClassifier
-from art_atmc_boosting import Average, BoostedTrainer, EnsembleClassifier, Pairs, SoftCapped, Sum
+from art_atmc_boosting import Average, BoostedTrainer, EnsembleClassifier, Pairs, SoftCapped, Sum, member_sizes
 from torch import nn
 
 from art_atmc import (
@@ -147,6 +147,8 @@ def measured(name: str, seed: int) -> dict[str, Any]:
         answers = made.predict_early(digits.x_test)
         assert (answers.classes == made.predict(digits.x_test).argmax(1)).all()
         notes["members asked"] = float(answers.stages.mean())
+    if file.manifest.members:
+        notes["codebook bytes"] = sum(size.codebook_bytes for size in member_sizes(file))
     return {"prefixes": prefixes, "seconds": seconds, "bytes": file.file_bytes, **notes}
 
 

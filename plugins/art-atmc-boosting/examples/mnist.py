@@ -22,9 +22,9 @@ from art_atmc.attacks import APGD, DLR, CrossEntropy
 from art_atmc.classifiers import misclassified
 from art_atmc.data import load
 
-EPS, STAGES = 0.2, 3
+EPS, STAGES = 0.1, 3
 WORST_CASE = (
-    PGD(EPS, eps_step=0.025, max_iter=20),
+    PGD(EPS, eps_step=0.0125, max_iter=20),
     APGD(EPS, max_iter=30, objective=CrossEntropy()),
     APGD(EPS, max_iter=30, objective=DLR()),
 )
@@ -36,14 +36,14 @@ def make(width: float = 1) -> PyTorchClassifier:
         nn.Conv2d(1, a, 5, stride=2), nn.ReLU(), nn.Conv2d(a, b, 5, stride=2), nn.ReLU(), nn.Flatten(),
         nn.Linear(16 * b, c), nn.ReLU(), nn.Linear(c, 10),
     )  # fmt: skip
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     return PyTorchClassifier(
         model, nn.CrossEntropyLoss(), (1, 28, 28), 10, optimizer=optimizer, clip_values=(0, 1), device_type="cpu"
     )
 
 
 def attack() -> Any:
-    return Recycled(PGD(EPS, eps_step=0.1, max_iter=1), free_step=False)
+    return Recycled(PGD(EPS, eps_step=0.05, max_iter=1), free_step=False)
 
 
 def report(name: str, made: Any, seconds: float, data: Any) -> None:
@@ -64,16 +64,16 @@ def single(data: Any, width: float, images: int, epochs: int, seed: int) -> tupl
     torch.manual_seed(seed)
     trainer = ObjectiveTrainer(make(width), Adversarial(attack()), seed=seed, verbose=False)
     started = time.process_time()
-    trainer.fit(data.x_train[:images], data.y_train[:images], nb_epochs=epochs)
+    trainer.fit(data.x_train[:images], data.y_train[:images], batch_size=64, nb_epochs=epochs)
     return trainer.get_classifier(), time.process_time() - started
 
 
-def main(folder: Path, images: int = 6000, epochs: int = 10, seed: int = 0) -> None:
+def main(folder: Path, images: int = 4000, epochs: int = 8, seed: int = 0) -> None:
     torch.set_num_threads(1)
     data = load("mnist", folder)
     print("| network | weights | clean, % | worst case, % | seconds |\n|---|---|---|---|---|", flush=True)
     trainer = BoostedTrainer(make, attack(), stages=STAGES, seed=seed, verbose=False)
-    trainer.fit(data.x_train[:images], data.y_train[:images], nb_epochs=epochs)
+    trainer.fit(data.x_train[:images], data.y_train[:images], batch_size=64, nb_epochs=epochs)
     spent = 0.0
     for result in trainer.results:
         spent += result.seconds

@@ -16,6 +16,7 @@ import matplotlib as mpl
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 BOOSTED = {"average": "four boosted members", "average-4-bits": "the same, density 0.2 and 4 bits"}
 SINGLE = {
@@ -51,8 +52,11 @@ def main(folder: Path, picture: Path) -> None:
             worst = 100 * mean(row["prefixes"][-1][1] for row in found)
             for axis, key in zip(axes, ("bytes", "seconds"), strict=True):
                 axis.plot(mean(row[key] for row in found), worst, marker="s", linestyle="", label=label)
-    axes[0].set(xscale="log", xlabel="bytes of the file", ylabel="worst case, %")
+    axes[0].set(xscale="log", xlabel="bytes of the file, those of prefixes in proportion", ylabel="worst case, %")
     axes[1].set(xscale="log", xlabel="seconds of training")
+    for axis, ticks in zip(axes, ((1_000, 3_000, 10_000, 30_000), (5, 10, 20, 50)), strict=True):
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes[1].legend(fontsize=8)
     figure.savefig(picture, dpi=90)
 

@@ -259,6 +259,8 @@ def test_pair_weights_are_those_of_the_explicit_loop(seed: int) -> None:
         margin = {(i, j): int(votes[i] == y[i]) - int(votes[i] == j) for i, j in expected}
         edge = sum(expected[p] * margin[p] for p in expected)
         assert weights.edge(torch.from_numpy(votes)) == pytest.approx(edge)
+        constant = [sum(w * (int(y[i] == c) - int(j == c)) for (i, j), w in expected.items()) for c in range(4)]
+        assert weights.guess() == pytest.approx(max(constant))
         if not -0.99 < edge < 0.99:
             return
         weights.update(torch.from_numpy(votes))

@@ -368,7 +368,7 @@ def test_a_member_without_an_edge_ends_the_boosting() -> None:
 
     built: list[nn.Module] = []
     trainer = BoostedTrainer(make_silent, ATTACK, stages=3, verbose=False)
-    x, y = X[:63], Y[:63]  # classes of one size
+    x, y = X, Y  # the first class is the largest, so its constant answer beats the others
     with pytest.warns(UserWarning, match=r"stage 2 is no better than guessing.*keeps its 1 members"):
         trainer.fit(x, y, **FIT)
     assert trainer.stopped is not None

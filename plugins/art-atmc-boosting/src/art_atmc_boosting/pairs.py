@@ -55,6 +55,11 @@ class PairWeights:
         r""":math:`\gamma` of these votes under attack, in [-1, 1]."""
         return float((self.values * self.margins(votes)).sum())
 
+    def guess(self) -> float:
+        """The largest edge that always answering one class has; at least 0, and 0 where no pair weighs more."""
+        every = torch.arange(self.values.shape[1])
+        return max(self.edge(answer.expand(len(self.y))) for answer in every)
+
     def update(self, votes: Tensor, eta: float | None = None) -> None:
         r"""Put more weight on what these votes get wrong.
 

@@ -30,7 +30,7 @@ from art_atmc_boosting.rules import Average, Rule
 
 __all__ = ["BoostedTrainer"]
 
-ROUNDING = 1e-9  # of an edge that is zero
+ROUNDING = 1e-9  # of an edge
 
 
 @final
@@ -135,7 +135,7 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
             classifier, rows = self._fit_stage(number, pairs, task)
             answers = votes(classifier, self.attack, x, y, alone=self.rule.alone)
             edge = pairs.edge(answers)
-            if edge <= ROUNDING:
+            if edge <= pairs.guess() + ROUNDING:
                 self._stop(number, edge)
                 return
             pairs.update(answers)
@@ -225,8 +225,8 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
 
     def _stop(self, number: int, edge: float) -> None:
         self.stopped = (
-            f"the member of stage {number} is no better than guessing where the former ones fail: its edge is "
-            f"{edge:.3g}"
+            f"the member of stage {number} is no better than guessing where the former ones fail: its edge of "
+            f"{edge:.3g} is what always answering one class has"
         )
         if not self._members:
             raise RuntimeError(f"{self.stopped}; train for longer, with another learning rate or a weaker attack")
