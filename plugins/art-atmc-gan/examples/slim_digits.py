@@ -97,6 +97,7 @@ WAYS: dict[str, Way] = {
     "dense": dense,
     "budget": slimmed(density=DENSITY),
     "budget, 8 bits": slimmed(density=DENSITY, bits=8),
+    "budget of 0.2, 6 bits": slimmed(density=0.2, bits=6, activation_bits=8),
     "penalty 1 (GS-32)": slimmed(rho=1.0, least=0),
     "penalty 0.3, 8 bits (GS-8)": slimmed(rho=0.3, least=0, bits=8),
     "penalty 1, 8 bits (GS-8)": slimmed(rho=1.0, least=0, bits=8),

@@ -147,13 +147,10 @@ class GANSlimming:
         :warns UserWarning: when the discriminator has collapsed, or more than 1 % of what a layer reads is clipped.
         """
         images = self._taken(x)
-        steps = Whole(1, None, "each is one batch")
-        nb_steps, fine_tuning_steps = (
-            steps.plain("nb_steps", nb_steps),
-            Whole(0, None, "0 for none").plain("fine_tuning_steps", fine_tuning_steps),
-        )
+        nb_steps = Whole(1, None, "each is one batch").plain("nb_steps", nb_steps)
+        fine_tuning_steps = Whole(0, None, "0 for none").plain("fine_tuning_steps", fine_tuning_steps)
         batch_size = Whole(1, len(images), "a batch holds images of `x`").plain("batch_size", batch_size)
-        sample = images[: min(len(images), 64)]
+        sample = images[:64]
         check_networks(self.generator, self.discriminator, self.teacher, sample[:2], self.clip_values)
         if self.activation_bits is not None and not quantizers(self.generator):
             quantize_activations_(self.generator, self.activation_bits, sample)
