@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 pytest.importorskip("art_atmc_boosting")
 from art_atmc_boosting import Ensemble
 
-STACKING = 1 / 1.3  # of the time of one member after the other, where it would be worth having
+STACKING = round(1 / 1.3, 3)  # of the time of one member after the other, where it would be worth having
 
 
 def member(width: int) -> nn.Module:
