@@ -315,6 +315,18 @@ def test_pictures_tell_what_they_show(swept, page):
     assert not list((swept / "figures").glob("security-AP*"))  # the one without a security curve
 
 
+def test_weights_of_several_attacks_are_drawn_and_told(tmp_path):
+    make_point(tmp_path, "DA")
+    history = tmp_path / "DA-d1-b32-s0" / "history.jsonl"
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    history.write_text("".join(json.dumps(row | {"weight_inf": 0.75, "weight_2": 0.25}) + "\n" for row in rows))
+    told = " ".join(image["alt"] for image in Page(write(tmp_path)).images)
+    assert "Weights of the attacks: density 1 inf 0.75, 2 0.25" in told
+    history.write_text("".join(json.dumps(row | {"weight_inf": 1.5}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"weight_inf is 1\.5"):
+        write(tmp_path)
+
+
 def test_dense_points_alone_make_a_page(tmp_path):
     make_point(tmp_path, "DA", **BARE)
     page = Page(write(tmp_path, tmp_path / "out"))

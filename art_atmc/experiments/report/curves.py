@@ -54,16 +54,26 @@ def security(lines: Sequence[Line]) -> list[Picture]:
 
 
 def training(lines: Sequence[Line]) -> list[Picture]:
-    """Validation accuracies, loss and violation by epoch: a picture for each method, its sizes from light to dark."""
+    """Validation accuracies, loss and violation by epoch, and the weights of several attacks where they were trained
+    against: a picture for each method, its sizes from light to dark."""
     made = []
     for line in lines:
-        violated = any(epoch.violation for result in line.results for epoch in result.history)
+        epochs = [epoch for result in line.results for epoch in result.history]
+        violated, weighed = any(epoch.violation for epoch in epochs), any(epoch.weights for epoch in epochs)
+        below_first = violated + weighed
         point = line.sizes[0].point
         below = conditions(point, _trained_against(point))
 
-        def draw(figure: Figure, line: Line = line, violated: bool = violated, below: str = below) -> None:
-            panels = figure.subplots(3 if violated else 2, sharex=True, height_ratios=[2, 1, 1][: 3 if violated else 2])
+        def draw(
+            figure: Figure, line: Line = line, below: str = below, violated: bool = violated, weighed: bool = weighed
+        ) -> None:
+            ratios = [2, 1] + [1] * (violated + weighed)
+            panels = list(figure.subplots(len(ratios), sharex=True, height_ratios=ratios))
+            if weighed:
+                _weights(panels.pop(), line.sizes)
             _training(panels, line.sizes)
+            if weighed:
+                panels[-1].set_xlabel("")
             panels[0].set_ylabel("accuracy")
             heading(panels[0], line.label, below)
             shades = zip(line.sizes, _shades(len(line.sizes)), strict=True)
@@ -75,7 +85,9 @@ def training(lines: Sequence[Line]) -> list[Picture]:
             for e in [size.results[0].history[-1]]
         )
         alt = f"Training of {line.label} ({below}): accuracy and loss by epoch. {last}"
-        made.append(picture(f"training-{line.label}", alt, draw, height=4.5 if violated else 3.8, width=NARROW))
+        if weighed:
+            alt += f". Weights of the attacks: {_weights_at_the_end(line)}"
+        made.append(picture(f"training-{line.label}", alt, draw, height=3.8 + 0.7 * below_first, width=NARROW))
     return made
 
 
@@ -98,6 +110,27 @@ def _training(panels: Sequence[Axes], sizes: Sequence[Size]) -> None:
         log_ticks(panel.yaxis, 4)
     panels[-1].set_xlabel("epoch, counted from the first stage")
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+
+def _weights(panel: Axes, sizes: Sequence[Size]) -> None:
+    """Of each attack, by the dashes of its line and its name at the end; of the first seed."""
+    for size, style in zip(sizes, _shades(len(sizes)), strict=True):
+        result = size.results[0]
+        for number, name in enumerate(result.history[-1].weights):
+            shares = [epoch.weights.get(name, math.nan) for epoch in result.history]
+            dashes = ("-", "--", ":", "-.")[number % 4]
+            panel.plot(list(_epochs(result)), shares, color=style["color"], linestyle=dashes)
+            panel.annotate(
+                f" {name}", (result.point.epochs, shares[-1]), fontsize=7, va="center", annotation_clip=False
+            )
+    panel.set(ylim=(0, None), ylabel="weights", xlabel="epoch, counted from the first stage")
+
+
+def _weights_at_the_end(line: Line) -> str:
+    last = {_size(size): size.results[0].history[-1].weights for size in line.sizes}
+    return "; ".join(
+        f"{size} {', '.join(f'{n} {w:.2f}' for n, w in weights.items())}" for size, weights in last.items()
+    )
 
 
 def _epochs(result: Result) -> Iterator[int]:

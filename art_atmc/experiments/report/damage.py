@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -25,7 +25,10 @@ LARGEST: Final = 1e15  # no count and no loss of a training is larger; pictures 
 @final
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """A row of ``history.jsonl``; the accuracies but the first are on validation data."""
+    """A row of ``history.jsonl``; the accuracies but the first are on validation data.
+
+    ``weights`` are those of an objective over several attacks, which write them as ``weight_NAME``.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
@@ -38,6 +41,7 @@ class Epoch:
     seconds: float
     stage: str
     violation: float | None = None
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def history(folder: Path) -> tuple[Epoch, ...]:
@@ -48,7 +52,9 @@ def history(folder: Path) -> tuple[Epoch, ...]:
     """
     rows = (folder / "history.jsonl").read_bytes().splitlines()
     try:
-        made = tuple(validated(Epoch, row) for row in rows)
+        made = tuple(
+            dataclasses.replace(validated(Epoch, row), weights=_weights(validated(dict[str, Any], row))) for row in rows
+        )
     except ValueError as error:
         raise ValueError(f"history.jsonl is damaged: {error}") from None
     if not made:
@@ -57,11 +63,20 @@ def history(folder: Path) -> tuple[Epoch, ...]:
         shares = {"clean_accuracy": row.clean_accuracy, "robust_accuracy": row.robust_accuracy}
         numbers = {"loss": row.loss, "violation": row.violation or 0.0}
         wrong = {name: share for name, share in shares.items() if not 0 <= share <= 1}
+        wrong |= {f"weight_{name}": share for name, share in row.weights.items() if not -1e-6 <= share <= 1 + 1e-6}
         wrong |= {name: number for name, number in numbers.items() if LARGEST < abs(number) < math.inf}
         if wrong:
             named = "; ".join(f"{name} is {value}" for name, value in wrong.items())
             raise ValueError(f"history.jsonl is damaged: in epoch {row.epoch} {named}")
     return made
+
+
+def _weights(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name.removeprefix("weight_"): float(value)
+        for name, value in row.items()
+        if name.startswith("weight_") and isinstance(value, int | float)
+    }
 
 
 def examples(folder: Path) -> Examples | None:

@@ -29,7 +29,7 @@ from art_atmc.evaluation import evaluate
 from art_atmc.networks import digits_cnn
 
 BALLS = {math.inf: 0.1, 2: 0.5, 1: 1.2}
-EPOCHS, SEEDS = 10, (0, 1, 2)
+EPOCHS, SEEDS = 6, (0, 1, 2)
 CONSTRAINTS = (Sparsity(density=0.05), Quantization(bits=4))
 ATTACKS = (PGD(0.1, 0.03, 5), PGD(0.5, 0.15, 5, norm=2), APGD(1.2, norm=1, max_iter=6))
 METHODS: Mapping[str, Callable[[], Generalized]] = MappingProxyType(
@@ -75,7 +75,7 @@ def record(output: Path, method: str, seed: int, compressed: bool) -> dict[str, 
             classifier,
             data.x_test,
             data.y_test,
-            suite=union(BALLS, pgd_iter=20, apgd_iter=30, restarts=1),
+            suite=union(BALLS, pgd_iter=10, apgd_iter=20, restarts=1),
             verbose=False,
         )
         lines = {line.name: 100 * line.accuracy for line in found.attacks}
