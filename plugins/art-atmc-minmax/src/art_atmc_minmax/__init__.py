@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from art_atmc_minmax.attacks import MinMaxAttack, MinMaxTransformations, MinMaxUniversal
 from art_atmc_minmax.domains import Domains, Images, Losses, Margin
-from art_atmc_minmax.evasion import MinMaxAttack, MinMaxTransformations, MinMaxUniversal
 from art_atmc_minmax.generalized import Generalized
 from art_atmc_minmax.minmax import MinMax
 from art_atmc_minmax.models import Models

@@ -126,7 +126,9 @@ class Images(Domains):
         if not self.clip_each:
             return moved
         low, high = limits
-        return torch.minimum(torch.maximum(moved, low), high)
+        clipped = torch.minimum(torch.maximum(moved, low), high)
+        # The gradient passes the clipping: else an entry that is clipped in every image could never come back.
+        return moved + (clipped - moved).detach()
 
     def answers(self, problem: Problem, points: Tensor) -> Sequence[Tensor]:
         return problem.network(points).unflatten(0, (-1, self.size)).unbind(1)  # type: ignore[no-any-return]
