@@ -163,11 +163,12 @@ class MinMax(Adversary):
                 answers = self.risks.answers(problem, self.risks.points(x, leaf, limits))
                 losses = scores.losses(answers, labels, self._kinds(len(answers)), self.targeted)
             values = losses.detach()
-            if step:
+            if step and weights.shape[1] > 1:
                 weights = ascend(weights, values, self.gamma, self.weight_step, self._prior(labels, x))
             trace.append((weights, values))
             if self.keep_best or last:
-                worst = scores.margins(answers, labels, self.targeted).amax(dim=1)
+                plain = isinstance(self.loss, Margin) and not isinstance(self.risks, Losses)
+                worst = (values if plain else scores.margins(answers, labels, self.targeted)).amax(dim=1)
                 better = worst < best_worst if self.keep_best else torch.ones_like(worst, dtype=torch.bool)
                 best = torch.where(_like(better, delta), delta, best)
                 best_worst = torch.where(better, worst, best_worst)
