@@ -22,8 +22,8 @@ from torch import nn
 
 from art_atmc import CompressedModel, Quantization, Sparsity, StraightThrough, Tightening, compressible, enforced
 
-QUALITIES = (30.0, 32.0)
-STEPS = 300
+QUALITIES = (30.5, 32.0)
+STEPS = 200
 NAMES = ("astronaut", "chelsea", "coffee", "motorcycle_left")
 CONSTRAINTS = (Sparsity(density=0.1), Quantization(bits=4))
 
@@ -51,7 +51,7 @@ def main(photographs: Path, images: Path, start: Path, output: Path) -> None:
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
     data = Photographs.of(photographs)
-    patches = data.held_out(256, 96)
+    patches = data.held_out(512, 64)
     pictures = read([images / f"{name}.png" for name in NAMES])
     if not (output / "compressed.pt").exists():
         codec = load(start)

@@ -25,10 +25,10 @@ from art_atmc.data import load
 from art_atmc.experiments.settings import Settings
 from art_atmc.experiments.train_and_test import new_trainer, split
 
-EPOCHS = 20
+EPOCHS = 16
 NAMED = PGD(eps=0.1, eps_step=0.025, max_iter=10)  # trained against 7 steps
 BOUNDS, SEEDS = (0.5, 0.6, 0.7, 0.8, 0.9), (0, 1)
-FILES = (2_500, 4_000)
+FILES = (3_000,)
 
 
 def setup(seed: int) -> tuple[Settings, Any, Any, Any]:
@@ -95,9 +95,9 @@ class Rows:
         return self.kept[name]
 
 
-def bisected(rows: Rows, bound: float, seed: int, tries: int = 6) -> float:
+def bisected(rows: Rows, bound: float, seed: int, tries: int = 5) -> float:
     """The least density of several runs whose validation loss is within the bound, by halving ln density."""
-    low, high = 0.004, 0.25
+    low, high = 0.005, 0.16
     for _ in range(tries):
         density = (low * high) ** 0.5
         row = rows.get(f"fixed {density:.5f} seed {seed}", fixed, density, seed)
@@ -125,7 +125,7 @@ def main(output: Path) -> None:
         print(f"file {size}: {row['file_bytes']} bytes, test robust {row['test_robust_accuracy']:.3f}")
     pairs = [
         (runs[key], rows.get(f"fixed {runs[key]['density']:.5f} seed {key[1]}", fixed, runs[key]["density"], key[1]))
-        for key in ((0.6, 0), (0.6, 1), (0.9, 0), (0.9, 1))
+        for key in ((0.6, 0), (0.9, 1))
     ]
     gap = mean([a["test_robust_accuracy"] - b["test_robust_accuracy"] for a, b in pairs])
     print(f"test robust accuracy against the same density, fixed: {100 * gap:+.1f} points")

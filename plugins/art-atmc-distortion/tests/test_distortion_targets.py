@@ -46,7 +46,7 @@ from art_atmc.data import load
 from art_atmc.experiments.settings import Settings
 from art_atmc.networks import digits_cnn
 from art_atmc.plugins import parse
-from art_atmc.training import Callback
+from art_atmc.training import AveragedWeights, Callback
 
 torch.set_num_threads(1)
 ATTACK = PGD(eps=0.1, eps_step=0.05, max_iter=2)
@@ -66,10 +66,9 @@ def classifier(seed=0):
     )
 
 
-def fitted(digits, target, epochs=5, bits=4, examples=700, **options):
-    trainer = TargetTrainer(
-        classifier(), ATTACK, target, [Quantization(bits)], factored=False, verbose=False, **options
-    )
+def fitted(digits, target, epochs=5, examples=700, factored=False, **options):
+    options |= {"factored": factored, "verbose": False}
+    trainer = TargetTrainer(classifier(), ATTACK, target, [Quantization(bits=4)], **options)
     x, y = digits.x_train, digits.y_train
     trainer.fit(
         x[:examples],
@@ -246,6 +245,10 @@ def test_bad_targets_are_refused(build, message):
     [
         (lambda: TargetTrainer(classifier(), ATTACK, "small"), "must be Smallest"),  # type: ignore[arg-type]
         (lambda: TargetTrainer(classifier(), ATTACK, Smallest(robust_loss=1), schedule=None), "belong to the target"),
+        (
+            lambda: TargetTrainer(classifier(), ATTACK, Smallest(robust_loss=1), callbacks=[AveragedWeights()]),
+            "offer other weights",
+        ),
         (lambda: Smallest(robust_loss=1, attack=3), "attack"),
         (lambda: RobustLoss(3), "attack"),
         (lambda: Constrained(ATTACK, [Bound(CleanLoss(), 1)]), "must be an Objective"),  # type: ignore[arg-type]
@@ -289,9 +292,9 @@ def test_the_smallest_network_on_digits_meets_its_bound(digits, tmp_path):
     assert {"density", "robust_loss", "violation_of_target"} <= trainer.history[-1].keys()
 
 
-@pytest.mark.parametrize("size", [3000, 6000])
-def test_the_file_has_its_size(digits, size):
-    trainer = fitted(digits, Fits(file_bytes=size), epochs=4, examples=300)
+@pytest.mark.parametrize(("size", "factored"), [(3000, False), (6000, True)])
+def test_the_file_has_its_size(digits, size, factored):
+    trainer = fitted(digits, Fits(file_bytes=size), epochs=4, examples=300, factored=factored)
     assert 0.99 * size <= trainer.compress().file_bytes <= size
     if trainer.constraints[0].density < 1:
         assert "file_bytes" in trainer.history[-1]
@@ -328,6 +331,7 @@ def test_a_bound_on_the_clean_loss_is_met_while_the_robust_loss_is_minimised(dig
     assert other.lagrangian.values == objective.lagrangian.values
     assert repr(other) == repr(objective)
     assert objective.lagrangian.values != (1.0,)
+    assert trainer.history[-1]["multiplier_clean_loss"] == objective.lagrangian.values[0]
 
 
 def test_the_command_trains_tests_and_writes(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ __all__ = ["Bound", "CleanLoss", "Constrained", "Measure", "RobustLoss"]
 class Measure(abc.ABC):
     """A positive scalar of a batch, with a graph, that may be bounded."""
 
+    name: ClassVar[str] = "measure"
+    """What the history calls it."""
+
     @abc.abstractmethod
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         """Its value for inputs ``x`` with labels ``y``."""
@@ -31,6 +34,8 @@ class Measure(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class CleanLoss(Measure):
     r"""The loss without an attack, :math:`\mathbb{E}\, f(\theta; x, y)`."""
+
+    name: ClassVar[str] = "clean_loss"
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         return problem.loss(problem.network(x), y)
@@ -46,6 +51,7 @@ class RobustLoss(Measure):
     """
 
     attack: Any
+    name: ClassVar[str] = "robust_loss"
 
     def __post_init__(self) -> None:
         adversary(self.attack)  # refuses what can't be one
@@ -120,6 +126,16 @@ class Constrained(Objective):
         outcome = self.minimise(problem, x, y)
         measured = [bound.measure(problem, x, y) for bound in self.bounds]
         return Outcome(self.lagrangian(outcome.loss, measured), outcome.logits)
+
+    def figures(self) -> dict[str, float]:
+        """The multiplier of each bound and the last batch's violation of it, for the history."""
+        found = dict(self.minimise.figures())
+        for place, bound in enumerate(self.bounds):
+            name = bound.measure.name
+            found[f"multiplier_{name}"] = self.lagrangian.values[place]
+            if self.lagrangian.violations:
+                found[f"violation_{name}"] = self.lagrangian.violations[place]
+        return found
 
     def __repr__(self) -> str:
         rule, frozen = self.lagrangian.rule, self.lagrangian.frozen

@@ -64,6 +64,8 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
             raise TypeError(f"`target` must be Smallest(...) or Fits(...), got {type(target).__name__}")
         if taken := sorted({"schedule", "trainer", "solver"} & options.keys()):
             raise TypeError(f"{taken} belong to the target, which moves the density itself; leave them out")
+        if offering := [type(c).__name__ for c in options.get("callbacks", ()) if c.alternative is not None]:
+            raise TypeError(f"{offering} offer other weights than those that the target is measured on; leave them out")
         others = [parse(c) if isinstance(c, str) else c for c in constraints]
         if double := [c for c in others if isinstance(c, Constraint) and not c.coded]:
             raise ValueError(
