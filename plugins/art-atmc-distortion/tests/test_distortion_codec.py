@@ -30,6 +30,7 @@ from art_atmc_distortion.codec import (
 )
 from art_atmc_distortion.codec.photographs import opened
 from art_atmc_distortion.codec.prior import Prior, bits, passes
+from art_atmc_distortion.codec.references import jpeg, over, webp
 from art_atmc_distortion.codec.transform import CHANNELS, COLOURS, FREQUENCIES, GROUPS, basis, blocks, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -347,6 +348,16 @@ def test_ms_ssim_is_that_of_scipy():
     assert ms_ssim(image, other) == pytest.approx(total.mean(), abs=1e-6)
     with pytest.raises(ValueError, match="at least 176"):
         ms_ssim(image[:100], other[:100])
+
+
+@pytest.mark.parametrize(("codec_of", "kind"), [(jpeg, "JPEG"), (webp, "WEBP")])
+def test_references_count_the_bytes_of_their_files(codec_of, kind, tmp_path):
+    options = {"optimize": True} if kind == "JPEG" else {"method": 6}
+    Image.fromarray(smooth()).save(tmp_path / "image", kind, quality=50, **options)
+    size, restored = codec_of(50)(smooth())
+    assert size == (tmp_path / "image").stat().st_size
+    point = over([smooth()], codec_of(50))
+    assert (point.bpp, point.psnr) == (8 * size / (96 * 128), psnr(smooth(), restored))
 
 
 def test_decibels_and_errors_are_inverse():

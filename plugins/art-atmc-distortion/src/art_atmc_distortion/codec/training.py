@@ -3,6 +3,7 @@ r"""Training of a codec to a distortion: :math:`\min_\theta R(\theta)` subject t
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -166,19 +167,21 @@ def calibrate(codec: Codec, patches: Tensor, at_most: float, *, tolerance: float
     before = float(codec.fineness)
     low, high = before / 4, before * 4
     best: tuple[float, float] | None = None
-    tried = before
+    tried, slope, former = before, 0.7, None
     for _ in range(tries):
         codec.fineness.fill_(tried)
         found = distortion(codec, patches)[1]
         if found <= at_most:
-            low = tried
-            best = max(best or (tried, found), (tried, found))
+            low, best = tried, (tried, found)
             if found >= (1 - tolerance) * at_most:
                 break
         else:
             high = tried
-        # The distortion of a fine quantizer goes with the square of its step: a secant is there in a few tries.
-        guess = tried * (at_most * (1 - tolerance / 2) / found) ** 0.5
+        # A secant of the logarithms: ln step along ln distortion is nearly a line.
+        if former is not None and former[1] != found:
+            slope = math.log(tried / former[0]) / math.log(found / former[1])
+        former = tried, found
+        guess = tried * (at_most * (1 - tolerance / 2) / found) ** slope
         tried = guess if low < guess < high else (low * high) ** 0.5
     if best is None:
         codec.fineness.fill_(before)
