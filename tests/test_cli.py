@@ -277,7 +277,7 @@ def test_targets_are_handed_to_the_plugin_that_serves_them(tmp_path, monkeypatch
     assert settings == Settings.resolved("digits")
     assert "asked for roundness 3: density 0.1, 9 bytes" in " ".join(capsys.readouterr().out.split())
     for more, message in (
-        (("--density", "0.1"), "leave --density and --seeds out"),
+        (("--density", "0.1"), "leave --density, --seeds and --overwrite out"),
         (("--target", "weight=1"), "belong to"),
     ):
         monkeypatch.setattr(sys, "argv", [*command, *more])

@@ -62,8 +62,11 @@ def train(
     from art_atmc.experiments.settings import Settings
 
     serve = server(targets) if (targets := parsed(target or [])) else None
-    if serve is not None and (density is not None or seeds != 1):
-        raise ValueError("with `target` the density is found, for one seed: leave `density` and `seeds` out")
+    if serve is not None and (density is not None or seeds != 1 or overwrite):
+        raise ValueError(
+            "with `target` the density is found, for one seed, in a folder of its own: leave `density`, `seeds` and "
+            "`overwrite` out"
+        )
     torch.set_num_threads(threads)
     settings = Settings.resolved(
         **conditions.chosen(),

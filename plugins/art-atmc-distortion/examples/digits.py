@@ -27,7 +27,7 @@ from art_atmc.experiments.train_and_test import new_trainer, split
 
 EPOCHS = 16
 NAMED = PGD(eps=0.1, eps_step=0.025, max_iter=10)  # trained against 7 steps
-BOUNDS = (0.7, 0.8, 0.9, 1.0, 1.1)
+BOUNDS = (0.8, 0.7, 0.9, 0.6, 1.0)
 FILES = (3_000,)
 
 

@@ -38,7 +38,7 @@ def serve(targets: Mapping[str, float], settings: Settings, output: Path, verbos
     """
     target = _target(targets)
     if (output / METRICS).exists():
-        raise FileExistsError(f"{output} holds the results of another run; choose another `output`, or `overwrite`")
+        raise FileExistsError(f"{output} holds the results of another run; choose another `output`")
     torch.manual_seed(settings.seed)
     dataset = load(settings.data, settings.data_dir)
     classifier = new_trainer(settings.dense(), dataset, verbose=False).get_classifier()

@@ -22,7 +22,7 @@ from art_atmc_distortion.targets import Fits, InfeasibleError, Smallest
 
 __all__ = ["Controller", "FitsController", "SmallestController", "measured"]
 
-GAIN: Final = (0.15, 0.6)  # of ln density an epoch, at the end and what is added at the start
+GAIN: Final = (4.5, 18.0)  # of ln density over a run at the pace of its end, and what is added at its start
 SHARPNESS: Final = 3.0
 SLACK, TRIMS = 0.03, 10  # of a bound that may be left unused, and how often it is tried to use it
 SETTLED: Final = 0.6  # share of the run after which the density of a file no longer falls by plan
@@ -106,7 +106,7 @@ class SmallestController(Controller):
     r"""Lets the density sit where the worst violation is zero.
 
     .. math:: \ln d \leftarrow \mathrm{clip}\bigl(\ln d + \eta_e\, \mathrm{clip}(3 v, -1, 1),\; \ln d_{\min},\; 0\bigr),
-              \quad \eta_e = 0.6\,(1 - e/E) + 0.15
+              \quad \eta_e = \bigl(18\,(1 - e/E) + 4.5\bigr) / E
 
     :param target: what is asked for.
 
@@ -140,7 +140,7 @@ class SmallestController(Controller):
                     f"{self._asked()} was asked for: choose less, or train longer or a larger network"
                 )
             return
-        gain = GAIN[1] * (1 - run.epoch / run.epochs) + GAIN[0]
+        gain = (GAIN[1] * (1 - run.epoch / run.epochs) + GAIN[0]) / run.epochs
         move = gain * min(max(-SHARPNESS * violation, -1.0), 1.0)
         self.turn(min(max(self.knob.density * math.exp(-move), self.target.least_density), 1.0))
 
