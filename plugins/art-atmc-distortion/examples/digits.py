@@ -27,7 +27,7 @@ from art_atmc.experiments.train_and_test import new_trainer, split
 
 EPOCHS = 16
 NAMED = PGD(eps=0.1, eps_step=0.025, max_iter=10)  # trained against 7 steps
-BOUNDS = (0.8, 0.7, 0.9, 0.6, 1.0)
+BOUNDS = (0.7, 0.8, 0.9)
 FILES = (3_000,)
 
 
@@ -125,7 +125,7 @@ def main(output: Path, seeds: int = 2) -> None:
         print(f"file {size}: {row['file_bytes']} bytes, test robust {row['test_robust_accuracy']:.3f}")
     pairs = [
         (runs[key], rows.get(f"fixed {runs[key]['density']:.5f} seed {key[1]}", fixed, runs[key]["density"], key[1]))
-        for key in ((0.8, 0), (1.0, 0))
+        for key in ((0.8, 0),)
     ]
     gap = mean([a["test_robust_accuracy"] - b["test_robust_accuracy"] for a, b in pairs])
     print(f"test robust accuracy against the same density, fixed: {100 * gap:+.1f} points")
