@@ -6,7 +6,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, final
 
@@ -19,9 +18,9 @@ from torch import nn
 
 from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
-from art_atmc.compression.enforcement import enforced, projected, rehearse
+from art_atmc.compression.enforcement import enforced, rehearse
 from art_atmc.compression.factors import check_decomposable, decompose, decomposed, factors_of
-from art_atmc.compression.schedule import Ramp, Tightening, postponed
+from art_atmc.compression.schedule import Ramp, Tightening
 from art_atmc.compression.solver import Solver, SolverFactory
 from art_atmc.compression.solvers import default_solver
 from art_atmc.compression.weights import Weights, compressible, empty_layers
@@ -30,10 +29,10 @@ from art_atmc.files.model import CompressedModel
 from art_atmc.plugins import parse
 from art_atmc.training.admission import check_classifier
 from art_atmc.training.callbacks import Callback
+from art_atmc.training.constrained import Shipped
 from art_atmc.training.devices import processes
 from art_atmc.training.objective_trainer import ObjectiveTrainer
 from art_atmc.training.objectives import Adversarial, Objective
-from art_atmc.training.run import Run
 
 __all__ = ["ATMCTrainer"]
 
@@ -260,7 +259,7 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
             stack.enter_context(enforced(optimizer, self.solvers))
             if isinstance(self.trainer, ObjectiveTrainer):
                 stack.enter_context(
-                    self.trainer.watched(_Shipped(self.solvers, math.log(max(classifier.nb_classes, 2))))
+                    self.trainer.watched(Shipped(self.solvers, math.log(max(classifier.nb_classes, 2))))
                 )
             yield
             if classifier.optimizer is not optimizer:
@@ -298,56 +297,6 @@ class ATMCTrainer(Trainer):  # type: ignore[misc]
                 "for more epochs, or at another learning rate",
                 stacklevel=4,
             )
-
-
-@final
-class _Shipped(Callback):
-    """Validates the weights as they would be shipped, on all constraints; lets the constraints wait for the network to
-    learn; keeps the solvers' state.
-
-    :param guessing: the loss of a network that has learned nothing.
-    """
-
-    def __init__(self, solvers: Sequence[Solver], guessing: float) -> None:
-        self.solvers = solvers
-        self.guessing = guessing
-        self.planned = [solver.ramp for solver in solvers]
-
-    def on_epoch_end(self, run: Run, row: Mapping[str, float]) -> None:
-        start = min((solver.ramp.start for solver in self.solvers), default=0)
-        each, learned = run.step // run.epoch, row["loss"] < 0.9 * self.guessing
-        later = min(run.step + each + 1, each * run.epochs // 2)  # not within the next epoch, nor after half of the run
-        if run.step < start < later and not learned:
-            ramps = postponed(self.planned, later, each * run.epochs)
-            for solver, ramp in zip(self.solvers, ramps, strict=True):
-                solver.ramp = ramp
-
-    def validating(self, run: Run) -> AbstractContextManager[Mapping[str, float]]:
-        return self._projected()
-
-    @contextlib.contextmanager
-    def _projected(self) -> Iterator[Mapping[str, float]]:
-        with projected(self.solvers) as figures:
-            for solver in self.solvers:
-                figures |= solver.figures()
-            yield figures
-
-    def conditions(self) -> dict[str, str]:
-        return {
-            "constraints": ", ".join(
-                f"{s.constraint} by {type(s).__name__} {ramp}"
-                for s, ramp in zip(self.solvers, self.planned, strict=True)
-            )
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        ramps = [(solver.ramp.start, solver.ramp.end) for solver in self.solvers]
-        return {"solvers": [solver.state_dict() for solver in self.solvers], "ramps": ramps}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for solver, held, ramp in zip(self.solvers, state["solvers"], state["ramps"], strict=True):
-            solver.load_state_dict(held)
-            solver.ramp = Ramp(*ramp)
 
 
 def _untrained(model: nn.Module, ignore: Sequence[str], factored: bool) -> Weights:

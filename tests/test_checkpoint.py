@@ -240,3 +240,28 @@ def test_a_checkpoint_holds_what_callbacks_did_at_the_end_of_the_epoch(make_clas
     again, resumed = fit()
     assert len(trainer.history) == len(resumed.history) == 3
     assert again.state_dict() == stopping.state_dict() == {"best": stopping.best, "waited": 2}
+
+
+def test_a_postponed_start_of_the_constraints_survives_an_interruption(make_classifier, digits, tmp_path):
+    x, y = digits
+
+    class Interrupt(Callback):
+        def on_epoch_start(self, run):
+            if run.epoch == 3:
+                raise KeyboardInterrupt
+
+    def fit(folder, *callbacks):
+        classifier = make_classifier()
+        for group in classifier.optimizer.param_groups:
+            group["lr"] = 1e-9  # the loss stays that of guessing, and the start waits
+        trainer = ATMCTrainer(
+            classifier, ATTACK, [Sparsity(0.3)], callbacks=callbacks, checkpoint=tmp_path / folder, verbose=False
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            trainer.fit(x[:50], y[:50], batch_size=25, nb_epochs=10)
+        return trainer.solvers[0].ramp
+
+    whole = fit("whole")
+    assert whole.start == 10  # half of the run, where 3 was planned
+    assert fit("parts", Interrupt()).start < whole.start
+    assert fit("parts") == whole
