@@ -5,6 +5,7 @@ from __future__ import annotations
 from art_atmc.compression.codebook import fit_codebook, nearest_code
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity, largest
 from art_atmc.compression.enforcement import enforced, finalize, projected
+from art_atmc.compression.equalization import equalize
 from art_atmc.compression.factors import LowRankPlusSparse, decompose, recompose
 from art_atmc.compression.paper_size import TensorSize, paper_bits, tensor_sizes
 from art_atmc.compression.projection import project
@@ -40,6 +41,7 @@ __all__ = [
     "decompose",
     "default_solver",
     "enforced",
+    "equalize",
     "finalize",
     "fit_codebook",
     "largest",
