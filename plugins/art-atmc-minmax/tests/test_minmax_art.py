@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,8 @@ def test_universal_noise_is_shared(data):
     everything = MinMaxUniversal(classifier(), eps=0.2, max_iter=2, verbose=False)
     assert everything.noise is None
     everything.generate(x, y)
-    assert everything.noise.shape == (1, 1, 4, 4)
+    noise: Any = everything.noise
+    assert noise.shape == (1, 1, 4, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ class _Mean(nn.Module):
 @pytest.mark.parametrize("gamma", [1e9, math.inf])
 def test_a_large_gamma_is_the_average(gamma):
     nets, (x, y) = [network(1, classes=2), network(2, classes=2)], data(classes=2)
-    common = {"max_iter": 6, "schedule": "constant", "random_start": False, "keep_best": False}
+    common: dict[str, Any] = {"max_iter": 6, "schedule": "constant", "random_start": False, "keep_best": False}
     both = MinMax(0.3, Models(nets), gamma=gamma, **common).solve(Problem(nets[0]), x, y)
     mean = MinMax(0.3, Models([_Mean(nets)]), **common).solve(Problem(nets[0]), x, y)
     torch.testing.assert_close(both.adv, mean.adv, atol=1e-6, rtol=0)
@@ -265,10 +266,10 @@ def test_the_laws_of_an_attack_are_kept_and_all_networks_stay_as_they_were():
         ),
         (lambda: Transformations([]), ValueError, "`functions` is empty"),
         (lambda: Transformations(["rotated"]), ValueError, "no transformations rotated; known are identity"),
-        (lambda: Transformations([3]), TypeError, "callable"),
+        (lambda: Transformations([3]), TypeError, "callable"),  # type: ignore[list-item]
         (lambda: Losses([]), ValueError, "`losses` is empty"),
         (lambda: Images(0), ValueError, "`size` must be an integer of at least 1"),
-        (lambda: MinMax(0.1, 3), TypeError, "`domains` must be"),
+        (lambda: MinMax(0.1, 3), TypeError, "`domains` must be"),  # type: ignore[arg-type]
         (lambda: MinMax(0.1, Images(2), prior=(0.5, 0.6)), ValueError, "simplex"),
         (lambda: MinMax(0.1, Images(2), prior=(-0.5, 1.5)), ValueError, "simplex"),
         (lambda: MinMax(0.1, Images(2), prior=(1.0,)), ValueError, "each of 2 domains"),
@@ -277,7 +278,7 @@ def test_the_laws_of_an_attack_are_kept_and_all_networks_stay_as_they_were():
         (lambda: MinMax(0.1, Images(2), weight_step=0), ValueError, "`weight_step`"),
         (lambda: MinMax(0, Images(2), norm=3), ValueError, "`eps`.*`norm`"),
         (lambda: MinMax(0.5, Images(2), norm=0), ValueError, "counts entries"),
-        (lambda: MinMax(0.1, Images(2), schedule="linear"), ValueError, "'cosine' or 'constant'"),
+        (lambda: MinMax(0.1, Images(2), schedule="linear"), ValueError, "'cosine' or 'constant'"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_meant_is_refused(make, error, said):

@@ -128,8 +128,8 @@ def test_no_point_of_ball_and_box_is_nearer_than_a_solver_finds(norm):
     for _ in range(25):
         d, low, high = rng.normal(size=5), -rng.uniform(0, 1, 5), rng.uniform(0, 1, 5)
         eps = float(rng.uniform(0.2, 1.2))
-        found = nearest(*(torch.tensor(v)[None] for v in (d,)), eps, norm, torch.tensor(low)[None],
-                        torch.tensor(high)[None])[0].numpy()  # fmt: skip
+        delta, lower, upper = (torch.tensor(v)[None] for v in (d, low, high))
+        found = nearest(delta, eps, norm, lower, upper)[0].numpy()
         if norm == 2:  # the multiplier that makes the solver's point as long as ours; bounded least squares is exact
             lam = _multiplier(d, low, high, eps)
             solved = lsq_linear(np.vstack([np.eye(5), math.sqrt(lam) * np.eye(5)]), np.r_[d, np.zeros(5)],

@@ -102,10 +102,9 @@ def test_examples_weights_count():
     weights[:4] = 1
     whole = problem(net, classifier=wrapped).at(None, weights)
     few = problem(net)
-    plain = {"gamma": 0.3}
     starting = [PGD(0.1, 0.05, 2, random_start=False), PGD(0.5, 0.25, 2, 2, random_start=False)]
-    loss, _ = Generalized(starting, **plain)(whole, x, y)
-    expected, _ = Generalized(starting, **plain)(few, x[:4], y[:4])
+    loss, _ = Generalized(starting, gamma=0.3)(whole, x, y)
+    expected, _ = Generalized(starting, gamma=0.3)(few, x[:4], y[:4])
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
 
 

@@ -109,7 +109,7 @@ class MinMaxTransformations(MinMaxEvasion):
     def __init__(
         self,
         estimator: PyTorchClassifier,
-        transformations: Sequence[Transformation | Callable[..., Any]],
+        transformations: Sequence[Transformation | Callable[..., Any] | str],
         **parameters: Any,
     ) -> None:
         super().__init__(estimator, **parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -82,7 +82,7 @@ class Generalized(Objective):
     (('inf', '2'), 0.3)
     """
 
-    attacks: tuple[Adversary | EvasionAttack, ...]
+    attacks: Sequence[Adversary | EvasionAttack]
     gamma: float = 0.3
     per_example: bool = True
     strategy: Literal["weighted", "alternating", "steepest"] = "weighted"

@@ -38,7 +38,7 @@ class WorstOf(Adversary):
     tensor([[ 0.5000, -0.5000]])
     """
 
-    attacks: tuple[Adversary | EvasionAttack, ...]
+    attacks: Sequence[Adversary | EvasionAttack]
 
     def __init__(self, attacks: Iterable[Adversary | EvasionAttack]) -> None:
         given = tuple(attacks) if isinstance(attacks, Iterable) else (attacks,)
