@@ -33,12 +33,13 @@ from art_atmc import (
     compressible,
 )
 from art_atmc.attacks import Square
+from art_atmc.compression import equalize
 from art_atmc.compression.paper_size import paper_bits
 from art_atmc.data import load, split_validation
 from art_atmc.evaluation import evaluate, standard
 from art_atmc.evaluation.suites import Access, Attack, Suite, paper
 from art_atmc.networks import NETWORKS
-from art_atmc.training import Callback, Hold, OneCycle, Rate
+from art_atmc.training import AveragedWeights, Callback, Hold, OneCycle, Rate
 
 EPS = 76 / 255
 app = typer.Typer(add_completion=False)
@@ -66,6 +67,7 @@ def trained(
     checkpoint: Path,
     max_iter: int = 1,
     first_iter: int | None = None,
+    average: float | None = None,
     **compression: Any,
 ) -> PyTorchClassifier:
     data = load("mnist", data_dir)
@@ -73,7 +75,7 @@ def trained(
     trainer: Any = ObjectiveTrainer(
         classifier,
         Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=max_iter), first_iter=first_iter)),
-        callbacks=[Lines()],
+        callbacks=[Lines(), *([] if average is None else [AveragedWeights(average)])],
         checkpoint=checkpoint,
         seed=seed,
         precision="bf16" if bf16 else None,
@@ -133,6 +135,8 @@ def small(
         0.5,
     ),
     codebook: Annotated[float, typer.Option(help="Share of the run from which the codes act.")] = 0.4,
+    average: Annotated[Optional[float], typer.Option(help="Decay of the averaged weights.")] = 0.998,  # noqa: UP045
+    equal: Annotated[bool, typer.Option(help="Equalize the layers of the dense network first.")] = False,
     mantissa_bits: Annotated[Optional[int], typer.Option(help="Of biases in the file; all without.")] = 8,  # noqa: UP045
     validation: Validation = 1000,
     seed: int = 0,
@@ -146,6 +150,8 @@ def small(
     model = NETWORKS[network](10)
     if before is not None:
         before.restore(model)
+    if equal:
+        print(json.dumps({"scales": equalize(model)}))
     constraints = [Sparsity(density), Quantization(bits)]
     robust = trained(
         new_classifier(model, lr),
@@ -158,6 +164,7 @@ def small(
         checkpoints(output),
         max_iter,
         None if start is None else 10,
+        average,
         constraints=constraints,
         schedule=Tightening(support, codebook),
         factored=False,
