@@ -358,6 +358,14 @@ def test_numbers_of_numpy_are_metrics():
     assert small.manifest.metrics == {"accuracy": 0.5, "seeds": [1, 2], "each": [1.0, 1.0], "flag": True}
 
 
+def test_a_module_may_call_something_else_groups():
+    class Grouped(nn.Linear):
+        groups = [1, 2]
+
+    model = nn.Sequential(Grouped(3, 2), nn.ReLU())
+    assert CompressedModel.of(model).restore(nn.Sequential(Grouped(3, 2), nn.ReLU())) is not None
+
+
 def test_multiply_adds_of_grouped_convolutions_are_those_of_the_layer(tmp_path):
     from art_atmc.inference import multiply_adds
 

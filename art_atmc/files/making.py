@@ -153,7 +153,8 @@ def _covered(model: CompressedModel) -> set[str]:
 def _grouped(model: nn.Module) -> set[str]:
     """The weights of grouped convolutions."""
     names = Names(model)
-    layers = (path for path, layer in model.named_modules() if getattr(layer, "groups", 1) > 1)
+    convolutions = nn.modules.conv._ConvNd  # other modules may call something else `groups`
+    layers = (path for path, m in model.named_modules() if isinstance(m, convolutions) and m.groups > 1)
     return {names.plain(f"{path}.weight".lstrip(".")) for path in layers}
 
 
