@@ -360,7 +360,7 @@ def test_numbers_of_numpy_are_metrics():
 
 def test_a_module_may_call_something_else_groups():
     class Grouped(nn.Linear):
-        groups = [1, 2]
+        groups = (1, 2)
 
     model = nn.Sequential(Grouped(3, 2), nn.ReLU())
     assert CompressedModel.of(model).restore(nn.Sequential(Grouped(3, 2), nn.ReLU())) is not None

@@ -169,7 +169,8 @@ def new_trainer(
     model = new_model(settings, dataset)
     if start is not None:
         CompressedModel.load(start.folder / MODEL).restore(model)
-        settings = dataclasses.replace(settings, first_iter=FIRST_ITER)
+        if settings.recycled:
+            settings = dataclasses.replace(settings, first_iter=FIRST_ITER)
     if settings.low_rank:
         low_rank_(model, settings.density, settings.ignore)
     classifier = new_classifier(settings, dataset, model)
