@@ -165,6 +165,15 @@ def test_without_validation_data_the_averaged_weights_are_kept(make_classifier, 
     assert torch.equal(classifier.model.conv.weight.detach(), averaged.average["conv.weight"])
 
 
+def test_a_second_fit_averages_its_own_weights(make_classifier, digits):
+    x, y = digits[0][:80], digits[1][:80]
+    averaged = AveragedWeights(0.9, start=0.5)
+    trainer = ObjectiveTrainer(make_classifier(), Adversarial(ATTACK), callbacks=[averaged], verbose=False)
+    for _ in range(2):
+        trainer.fit(x, y, validation_data=(x, y), batch_size=20, nb_epochs=4)
+    assert ["averaged_robust_accuracy" in row for row in trainer.history] == [False, True, True, True] * 2
+
+
 @pytest.mark.parametrize("factored", [False, True])
 def test_averaged_weights_obey_the_constraints(make_classifier, digits, factored):
     x, y = digits[0][:200], digits[1][:200]

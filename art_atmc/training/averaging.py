@@ -38,7 +38,6 @@ class AveragedWeights(Callback):
         changing, their average has more non-zeros than any of them.
     :raises ValueError: for numbers out of range.
 
-    >>> from art_atmc.training import ObjectiveTrainer
     >>> AveragedWeights(decay=0.995).start
     0.6
     """
@@ -49,6 +48,10 @@ class AveragedWeights(Callback):
         self.decay: float = Real("(0, 1)", "0.999 averages about a thousand steps").plain("decay", decay)
         self.start: float = Real("[0, 1)", "it is a share of the run").plain("start", start)
         self.average: dict[str, Tensor] = {}
+
+    def on_train_start(self, run: Run) -> None:
+        if not run.step:  # a second fit averages its own weights; one that is taken up again goes on
+            self.average = {}
 
     @torch.no_grad()
     def on_batch_end(self, run: Run) -> None:
