@@ -4,6 +4,7 @@
     python benchmarks/choices.py solvers
     python benchmarks/choices.py factors
     python benchmarks/choices.py levers
+    python benchmarks/choices.py smooth
     python benchmarks/choices.py schedule --data-dir DIR             # a part of MNIST, one seed
 
 Each line is a full training run a seed, all with the same epochs. Validation data only, and the figures are those of
@@ -42,6 +43,7 @@ from art_atmc import (
 from art_atmc.attacks import Growing, Linear
 from art_atmc.compression import paper_solver
 from art_atmc.data import load, split_validation
+from art_atmc.evaluation import evaluate, standard
 from art_atmc.networks import digits_cnn, lenet
 from art_atmc.training import AveragedWeights, Cosine, Hold, OneCycle
 
@@ -176,6 +178,26 @@ def levers(data_dir: DataDir = None, density: float = 0.02, bits: int = 1) -> No
 def longer(attack: PGD) -> Growing:
     """All of the radius at once, and one step at first."""
     return Growing(attack, until=1e-6, max_iter=Linear(1, attack.max_iter, until=0.5))
+
+
+@app.command()
+def smooth() -> None:
+    """Smooth labels under the suite `standard` with the plain loss: training's own attack climbs the smooth one."""
+    setting = Setting(None)
+    x, y, x_val, y_val = setting.parts
+    for density, smoothing, seed in itertools.product((1.0, 0.02), (0.0, 0.1), setting.seeds):
+        torch.manual_seed(seed)
+        model = setting.make()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+        loss = nn.CrossEntropyLoss(label_smoothing=smoothing)
+        classifier = PyTorchClassifier(model, loss, x.shape[1:], 10, optimizer=optimizer, clip_values=(0, 1))
+        constraints = [] if density == 1 else [Sparsity(density), Quantization(1)]
+        objective = Adversarial(setting.attack)
+        trainer = ATMCTrainer(classifier, objective, constraints, seed=seed, verbose=False, factored=False)
+        trainer.fit(x, y, validation_data=(x_val, y_val), nb_epochs=30, batch_size=64, scheduler=HALF)
+        plain = PyTorchClassifier(classifier.model, nn.CrossEntropyLoss(), x.shape[1:], 10, clip_values=(0, 1))
+        found = evaluate(plain, x_val, y_val, suite=standard(0.1), verbose=False)
+        print(f"density {density}, smooth {smoothing}, seed {seed}: {found.worst_case.mean():.3f}", flush=True)
 
 
 @app.command()
