@@ -45,6 +45,9 @@ EPS = 76 / 255
 app = typer.Typer(add_completion=False)
 DataDir = Annotated[Path, typer.Option(help="Folder of the MNIST files.")]
 Output = Annotated[Path, typer.Option(help="File of the network.")]
+Fresh = Annotated[float, typer.Option(help="Share of the batches whose perturbations begin anew.")]
+FromImage = Annotated[bool, typer.Option(help="They begin at the image itself, or at a random point.")]
+Smoothing = Annotated[float, typer.Option(help="Of the labels.")]
 Validation = Annotated[int, typer.Option(help="Training images that are held out to choose the epoch on.")]
 
 
@@ -65,8 +68,7 @@ def trained(
     seed: int,
     bf16: bool,
     checkpoint: Path,
-    max_iter: int = 1,
-    first_iter: int | None = None,
+    attack: Recycled,
     average: float | None = None,
     **compression: Any,
 ) -> PyTorchClassifier:
@@ -74,7 +76,7 @@ def trained(
     x, y, x_val, y_val = split_validation(data.x_train, data.y_train, validation / len(data.x_train), seed)
     trainer: Any = ObjectiveTrainer(
         classifier,
-        Adversarial(Recycled(PGD(EPS, eps_step=0.1, max_iter=max_iter), first_iter=first_iter)),
+        Adversarial(attack),
         callbacks=[Lines(), *([] if average is None else [AveragedWeights(average)])],
         checkpoint=checkpoint,
         seed=seed,
@@ -87,14 +89,21 @@ def trained(
     return trainer.get_classifier()
 
 
+def recycled(max_iter: int, fresh: float, from_image: bool) -> Recycled:
+    """Steps of 0.1 from the last perturbation; first and fresh visits go straight to the border from the image itself,
+    as the paper's attack does, or across the ball from a random point."""
+    first = PGD(EPS, (1.25 if from_image else 2.5) * EPS / 8, 8, random_start=not from_image)
+    return Recycled(PGD(EPS, 0.1, max_iter), first=first, fresh=fresh)
+
+
 def checkpoints(output: Path) -> Path:
     """Where an interrupted training goes on from when the command is given again."""
     return output.with_suffix(".checkpoints")
 
 
-def new_classifier(model: torch.nn.Module, lr: float) -> PyTorchClassifier:
+def new_classifier(model: torch.nn.Module, lr: float, smoothing: float) -> PyTorchClassifier:
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    loss = torch.nn.CrossEntropyLoss()
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
     return PyTorchClassifier(model, loss, (1, 28, 28), 10, optimizer=optimizer, clip_values=(0.0, 1.0))
 
 
@@ -105,15 +114,20 @@ def dense(
     network: str = "lenet",
     epochs: int = 40,
     lr: float = 2.5e-3,
-    validation: Validation = 1000,
+    max_iter: int = 1,
+    fresh: Fresh = 0.2,
+    from_image: FromImage = True,
+    smoothing: Smoothing = 0.0,
+    validation: Validation = 2000,
     seed: int = 0,
-    bf16: bool = True,
+    bf16: bool = False,
 ) -> None:
     """Train a dense network."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    classifier = new_classifier(NETWORKS[network](10), lr)
-    trained(classifier, data_dir, epochs, OneCycle(0.2), validation, seed, bf16, checkpoints(output))
+    classifier = new_classifier(NETWORKS[network](10), lr, smoothing)
+    attack = recycled(max_iter, fresh, from_image)
+    trained(classifier, data_dir, epochs, OneCycle(0.2), validation, seed, bf16, checkpoints(output), attack)
     CompressedModel.of(classifier, (), network=network).save(output)
 
 
@@ -138,9 +152,12 @@ def small(
     average: Annotated[Optional[float], typer.Option(help="Decay of the averaged weights.")] = 0.998,  # noqa: UP045
     equal: Annotated[bool, typer.Option(help="Equalize the layers of the dense network first.")] = False,
     mantissa_bits: Annotated[Optional[int], typer.Option(help="Of biases in the file; all without.")] = 8,  # noqa: UP045
-    validation: Validation = 1000,
+    fresh: Fresh = 0.2,
+    from_image: FromImage = True,
+    smoothing: Smoothing = 0.0,
+    validation: Validation = 2000,
     seed: int = 0,
-    bf16: bool = True,
+    bf16: bool = False,
 ) -> None:
     """Train a small network, from a dense one or from scratch."""
     torch.set_num_threads(1)
@@ -154,7 +171,7 @@ def small(
         print(json.dumps({"scales": equalize(model)}))
     constraints = [Sparsity(density), Quantization(bits)]
     robust = trained(
-        new_classifier(model, lr),
+        new_classifier(model, lr, smoothing),
         data_dir,
         epochs,
         Hold(0.5),
@@ -162,8 +179,7 @@ def small(
         seed,
         bf16,
         checkpoints(output),
-        max_iter,
-        None if start is None else 10,
+        recycled(max_iter, fresh, from_image),
         average,
         constraints=constraints,
         schedule=Tightening(support, codebook),

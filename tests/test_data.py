@@ -126,6 +126,11 @@ def test_mnist_without_a_folder_is_refused() -> None:
         load("mnist")
 
 
+def test_a_folder_may_be_a_string(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mnist is not complete"):
+        load("mnist", str(tmp_path))
+
+
 def test_missing_idx_files_are_all_named(tmp_path: Path) -> None:
     arrays = _random_mnist()
     del arrays["train-labels-idx1"], arrays["t10k-images-idx3"]

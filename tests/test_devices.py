@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 import traceback
+import warnings
 
 import pytest
 import torch
@@ -283,6 +284,15 @@ def test_bad_settings_of_devices_are_refused(make_classifier):
         trainer_of(make_classifier, precision="fp16")
     with pytest.raises(ValueError, match="`accumulate`"):
         trainer_of(make_classifier, accumulate=0)
+
+
+@pytest.mark.parametrize(("slowdown", "warned"), [(5.0, True), (0.6, False)])
+def test_a_processor_without_bfloat16_is_warned_of(make_classifier, monkeypatch, slowdown, warned):
+    monkeypatch.setattr("art_atmc.training.objective_trainer.bfloat16_slowdown", lambda: slowdown)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer_of(make_classifier, precision="bf16")
+    assert [("5.0 times as long" in str(warning.message)) for warning in found] == [True] * warned
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from art_atmc import PGD, TRADES, Adversarial, ObjectiveTrainer
-from art_atmc.attacks import Problem, Recycled, Rows
+from art_atmc.attacks import Growing, Problem, Recycled, Rows
 from art_atmc.training import Callback
 from art_atmc.training.augmentation import CropAndFlip
 from art_atmc.training.batches import ArrayBatches
@@ -155,14 +155,45 @@ def test_first_visits_start_at_random_where_the_attack_does():
     assert second[3].abs().amax() > 0.1  # this one is new
 
 
-def test_a_first_visit_may_take_more_steps():
+def test_a_first_visit_may_be_another_attack():
     x, y = batch()
     problem = Problem(network(), clip_values=(0, 1)).at(ALL)
-    attack = Recycled(steps(1), free_step=False, first_iter=3, dtype=torch.float32)
+    attack = Recycled(steps(1), free_step=False, first=steps(3), dtype=torch.float32)
     assert torch.allclose(attack(problem, x, y), steps(3)(problem, x, y), atol=1e-6)
     assert torch.allclose(attack(problem, x, y), steps(4)(problem, x, y), atol=1e-6)
-    with pytest.raises(ValueError, match="`first_iter` must be an integer of at least 1, got 0"):
-        Recycled(steps(1), first_iter=0)
+    with pytest.raises(ValueError, match=r"`first` must have the ball of `attack`, eps=0.3 .* got eps=0.2"):
+        Recycled(steps(1), first=PGD(0.2, 0.1, 1))
+    with pytest.raises(TypeError, match="`first` must be a PGD"):
+        Recycled(steps(1), first=3)  # type: ignore[arg-type]
+
+
+def test_a_share_of_the_batches_begins_anew():
+    x, y = batch()
+    problem = Problem(network(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0)).at(ALL)
+    attack = Recycled(steps(1), free_step=False, first=steps(2), fresh=0.25, dtype=torch.float32)
+    anew = steps(2)(problem, x, y)
+    attack(problem, x, y)
+    before, fresh = anew, 0
+    for _ in range(200):
+        after = attack(problem, x, y)
+        goes_on = steps(1).ascend(problem, x, y, before)
+        if torch.allclose(after, anew, atol=1e-6):
+            fresh += 1
+        else:
+            assert torch.allclose(after, goes_on, atol=1e-6)
+        before = after
+    assert 30 <= fresh <= 70  # 50 expected, of standard deviation 6
+    with pytest.raises(ValueError, match="`fresh` must be in"):
+        Recycled(steps(1), fresh=1.0)
+
+
+def test_an_attack_that_grows_lets_fresh_visits_grow():
+    x, y = batch()
+    attack = Growing(Recycled(steps(1), first=steps(8), fresh=0.5, dtype=torch.float32), until=1.0)
+    for share in (0.1, 0.5, 1.0):
+        problem = Problem(network(), generator=torch.Generator().manual_seed(0)).at(ALL, progress=share)
+        for _ in range(8):
+            assert (attack(problem, x, y) - x).abs().max() <= share * 0.3 + 1e-6
 
 
 def test_resuming_is_exact():

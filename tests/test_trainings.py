@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -14,14 +13,15 @@ from art_atmc.cli import app
 from art_atmc.data import load
 from art_atmc.experiments.reproduce import PANELS
 from art_atmc.experiments.settings import Settings
-from art_atmc.experiments.train_and_test import Start, new_trainer, train
+from art_atmc.experiments.train_and_test import new_trainer, train
 from art_atmc.experiments.training import TRAININGS
 from art_atmc.training.rates import OneCycle
 
 
 def test_fast_is_one_step_from_the_last_perturbation():
     settings = Settings.resolved("digits", training="fast", eps=0.75)
-    assert settings.attack == Recycled(PGD(0.75, 0.25, 1))
+    first = PGD(0.75, 1.25 * 0.75 / 8, 8, random_start=False)
+    assert settings.attack == Recycled(PGD(0.75, 0.25, 1), first=first, fresh=0.2)
     assert (settings.optimizer, settings.rate, settings.batch_size) == ("adam", OneCycle(0.2), 128)
 
 
@@ -38,9 +38,26 @@ def test_mnist_is_trained_fast_unless_the_paper_is_reproduced():
 
 def test_what_the_user_says_goes_first():
     settings = Settings.resolved("digits", training="fast", lr=0.01, max_iter=2, eps=0.75, batch_size=32)
-    assert settings.attack == Recycled(PGD(0.75, 0.125, 2))
+    assert settings.attack.attack == PGD(0.75, 0.125, 2)
     assert (settings.lr, settings.batch_size) == (0.01, 32)
-    assert Settings.resolved("digits", training="fast", eps_step=0.02).attack == Recycled(PGD(0.1, 0.02, 1))
+    assert Settings.resolved("digits", training="fast", eps_step=0.02).attack.attack == PGD(0.1, 0.02, 1)
+
+
+def test_steps_beside_an_attack_of_ones_own_are_refused():
+    own = ["pgd:eps=0.1,eps_step=0.02,max_iter=3"]
+    with pytest.raises(ValueError, match="give its steps within `attack`"):
+        Settings.resolved("digits", attack=own, max_iter=5)
+    assert Settings.resolved("digits", attack=own, test_max_iter=5).test_attack.max_iter == 5
+
+
+def test_averaged_weights_are_validated_and_said(tmp_path):
+    settings = Settings.resolved("digits", average=0.9, epochs=2, max_iter=1)
+    train(settings, tmp_path, load("digits"), verbose=False)
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert 0 < rows[-1]["averaged_robust_accuracy"] <= 1
+    assert settings.plain()["average"] == 0.9
+    with pytest.raises(ValueError, match="`average` must be in"):
+        Settings.resolved("digits", average=1.0)
 
 
 def test_the_test_is_the_same_for_both():
@@ -70,16 +87,6 @@ def test_the_trainer_is_what_the_name_says(name):
         assert settings.attack.memory is not settings.attack.memory  # type: ignore[attr-defined]
 
 
-def test_a_trained_network_meets_grown_perturbations_from_the_first_visit(tmp_path):
-    settings = dataclasses.replace(Settings.resolved("digits", training="fast", density=0.2), epochs=1)
-    dataset = load("digits")
-    train(settings.dense(), tmp_path, dataset, verbose=False)
-    fresh = new_trainer(settings, dataset, verbose=False)
-    started = new_trainer(settings, dataset, Start(tmp_path, (("DA", 1),)), verbose=False)
-    assert fresh.trainer.objective.attack.first_iter is None
-    assert started.trainer.objective.attack.first_iter == 10
-
-
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="`training` must be one of paper, fast, got 'quick'"):
         Settings.resolved("digits", training="quick")
@@ -100,6 +107,11 @@ def test_a_training_and_an_option_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="training='fast' contradicts optimizer='sgd', recycled=False"):
         Settings.resolved("mnist", training="fast", optimizer="sgd", recycled=False)
     assert Settings.resolved("mnist", training="fast", optimizer="adam", max_iter=2).max_iter == 2
-    with pytest.raises(ValueError, match="first_iter"):
-        Settings.resolved("digits", training="paper", first_iter=5)
-    assert Settings.resolved("digits", training="fast", first_iter=5).first_iter == 5
+    with pytest.raises(ValueError, match="`first_iter` must be left out.*`fresh` must be left out"):
+        Settings.resolved("digits", training="paper", first_iter=5, fresh=0.1)
+    assert Settings.resolved("digits", training="fast", first_iter=5).attack.first.max_iter == 5
+
+
+def test_fresh_visits_begin_at_random_for_objectives_that_need_it():
+    assert not Settings.resolved("digits", training="fast").attack.random_start
+    assert Settings.resolved("digits", training="fast", objective="trades:beta=6").attack.random_start

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from art_atmc.attacks.base import Adversary, Problem, Rows
 from art_atmc.attacks.pgd import PGD
+from art_atmc.support.numbers import Real, check_numbers
 
 __all__ = ["Perturbations", "Recycled"]
 
@@ -38,14 +39,19 @@ class Recycled(Adversary):
     several keeps those of its own examples, which come back to it in nearly every epoch. On data without rows,
     validation data for one, use :meth:`without_memory`.
 
-    :param attack: the steps of one visit; its ``random_start`` says how the first visit of an example begins.
+    A perturbation that only ever goes on stays in the basin that it fell into, and the network learns to withstand
+    those. With ``fresh`` a share of the batches begins anew, as the first visit of an example does.
+
+    :param attack: the steps of one visit.
     :param free_step: whether the training step's gradient is used too.
-    :param first_iter: steps of the first visit; as many as of the others where it is None. A network that is trained
-        already needs more: against perturbations that have yet to grow it unlearns what it has.
+    :param first: where and how the first visit of an example begins, and a fresh one; the attack itself where it is
+        None. A network that is trained already needs more steps than one there: against perturbations that have yet to
+        grow it unlearns what it has.
+    :param fresh: share of the batches that begin anew, in [0, 1).
     :param dtype: what perturbations are kept in: ``torch.int8``, ``torch.float16`` or ``torch.float32``.
-    :raises TypeError: when the attack is no :class:`~art_atmc.PGD`.
-    :raises ValueError: for an attack with restarts and another dtype; when called, for batches without rows and for
-        examples that are not those whose perturbations are kept.
+    :raises TypeError: when the attack, or the first one, is no :class:`~art_atmc.PGD`.
+    :raises ValueError: for an attack with restarts, a first one of another ball, and another dtype; when called, for
+        batches without rows and for examples that are not those whose perturbations are kept.
 
     >>> network = torch.nn.Linear(1, 2, bias=False)
     >>> _ = network.weight.data.copy_(torch.tensor([[1.0], [-1.0]]))  # class 0 for x > 0
@@ -58,27 +64,29 @@ class Recycled(Adversary):
 
     attack: PGD
     free_step: bool = True
-    first_iter: int | None = None
+    first: PGD | None = None
+    fresh: float = 0.0
     dtype: torch.dtype = torch.int8
     memory: Perturbations = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, PGD):
-            raise TypeError(
-                f"`attack` must be a PGD, whose steps can go on from any point, got {type(self.attack).__name__}; "
-                "give Recycled(PGD(eps, eps_step, max_iter=1))"
-            )
+        for name, attack in (("attack", self.attack), ("first", self.first)):
+            if not isinstance(attack, PGD) and not (name == "first" and attack is None):
+                raise TypeError(
+                    f"`{name}` must be a PGD, whose steps can go on from any point, got {type(attack).__name__}; "
+                    "give Recycled(PGD(eps, eps_step, max_iter=1))"
+                )
         faults = []
-        if self.attack.restarts > 1:
+        if (restarts := max(self.attack.restarts, self._first.restarts)) > 1:
+            faults.append(f"`attack` must have restarts=1, got {restarts}; each example has one perturbation")
+        if (self.attack.eps, self.attack.norm) != (self._first.eps, self._first.norm):
             faults.append(
-                f"`attack` must have restarts=1, got {self.attack.restarts}; each example has one perturbation"
+                f"`first` must have the ball of `attack`, eps={self.attack.eps} and norm={self.attack.norm}, got "
+                f"eps={self._first.eps} and norm={self._first.norm}"
             )
-        if self.first_iter is not None and (not isinstance(self.first_iter, int) or self.first_iter < 1):
-            faults.append(f"`first_iter` must be an integer of at least 1, got {self.first_iter!r}; 10 steps suffice")
         if self.dtype not in _SCALES:
             faults.append(f"`dtype` must be int8, float16 or float32, got {self.dtype}; int8 suffices")
-        if faults:
-            raise ValueError("; ".join(faults))
+        check_numbers(self, faults, fresh=Real("[0, 1)", "a fifth of the batches suffices"))
         object.__setattr__(self, "memory", Perturbations(self.attack.eps, self.dtype))
 
     @property
@@ -89,7 +97,11 @@ class Recycled(Adversary):
     @property
     def random_start(self) -> bool:
         """Whether the first visit of an example begins off the example itself."""
-        return self.attack.random_start
+        return self._first.random_start
+
+    @property
+    def _first(self) -> PGD:
+        return self.first or self.attack
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         rows = problem.rows
@@ -101,13 +113,13 @@ class Recycled(Adversary):
             )
         motion = rows.motion
         kept, visited = self.memory.recall(rows, x)
+        if self.fresh and self._drawn(problem.generator):
+            visited = torch.zeros_like(visited)
         start = x + (kept if motion is None else motion(kept))
         attack = self.attack
-        if not bool(visited.all()):
-            if attack.random_start:
-                start[~visited] = attack.random_point(problem, x[~visited])
-            if self.first_iter is not None:
-                attack = dataclasses.replace(attack, max_iter=self.first_iter)
+        if not bool(visited.all()):  # the loss sees whole batches, so all of this one take the steps of a first visit
+            attack = self._first
+            start[~visited] = attack.random_point(problem, x[~visited]) if attack.random_start else x[~visited]
         adv = attack.ascend(problem, x, y, start)
 
         def keep(point: Tensor) -> None:
@@ -120,10 +132,17 @@ class Recycled(Adversary):
             adv.requires_grad_().register_hook(lambda gradient: keep(self.attack.climb(problem, x, adv, gradient)))
         return adv
 
+    def _drawn(self, generator: torch.Generator | None) -> bool:
+        device = torch.device("cpu") if generator is None else generator.device
+        return bool(torch.rand((), generator=generator, device=device) < self.fresh)
+
     def with_steps(self, attack: PGD) -> Recycled:
-        """The same memory, which goes on to be written, with other steps."""
+        """The same memory, which goes on to be written, with other steps; those of a first visit reach as far."""
         other = copy.copy(self)
         object.__setattr__(other, "attack", attack)
+        if (first := self.first) is not None:
+            first = dataclasses.replace(first, eps=attack.eps, eps_step=first.eps_step * attack.eps / first.eps)
+            object.__setattr__(other, "first", first)
         return other
 
     def without_memory(self) -> PGD:

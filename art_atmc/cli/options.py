@@ -100,6 +100,13 @@ class Conditions:
     ] = None
     batch_size: Annotated[int | None, typer.Option(help="Examples a step; by default 64, or 128 (fast).")] = None
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; by default 0.05, or 0.002 (fast).")] = None
+    average: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay of averaged weights, such as 0.998; they are validated beside those of the last step, and the "
+            "better ones are kept. By default none."
+        ),
+    ] = None
     validation: Annotated[
         float | None,
         typer.Option(help="Share of the training data to choose the best epoch on; by default 0.1."),

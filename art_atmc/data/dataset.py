@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +72,7 @@ class Dataset:
         _refuse(self.name, [p for p in problems if p])
 
 
-def load(data: str, data_dir: Path | None = None) -> Dataset:
+def load(data: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     r"""Load images, scaled to :math:`[0, 1]`, and their labels.
 
     * ``"digits"``: scikit-learn's 1797 digits of 8x8 pixels; a fixed, stratified fifth is for testing.
@@ -91,14 +92,15 @@ def load(data: str, data_dir: Path | None = None) -> Dataset:
     ((1438, 1, 8, 8), (359, 1, 8, 8), 10)
     """
     require_known(data)
+    folder = None if data_dir is None else Path(data_dir)
     if data == "digits":
         return _digits()
     if data == "mnist":
-        return _mnist(data_dir)
+        return _mnist(folder)
     if data == "cifar10":
-        if data_dir is None:
+        if folder is None:
             raise ValueError("cifar10 is read from files; give `data_dir`, the folder that holds them")
-        return _dataset(*cifar10(data_dir))
+        return _dataset(*cifar10(folder))
     return _archive(Path(data))
 
 

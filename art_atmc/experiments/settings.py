@@ -85,7 +85,10 @@ class Settings:
     :param rate: the shape of the learning rate over the run.
     :param optimizer: a name in :data:`art_atmc.experiments.training.OPTIMIZERS`.
     :param recycled: whether the attack goes on from each example's last perturbation.
-    :param first_iter: steps of an example's first visit, where the attack is recycled; None for as many as later.
+    :param first_iter: steps of an example's first visit, where the attack is recycled, which begins at the example
+        itself, or at random where another objective may need that; None for as many as later.
+    :param fresh: share of the batches that begin anew like that.
+    :param average: decay of the averaged weights, which are validated beside those of the last step; None for none.
     :param precision: ``"bfloat16"`` to train in it, or ``"float32"``.
     :param own_attacks: in place of PGD within the ball of ``eps``, attacks by name, as ``"pgd:eps=0.1,eps_step=..."``.
     :param own_objective: in place of adversarial training, an objective by name that takes these attacks.
@@ -121,6 +124,8 @@ class Settings:
     optimizer: str = "sgd"
     recycled: bool = False
     first_iter: int | None = None
+    fresh: float = 0.0
+    average: float | None = None
     precision: str = "float32"
     own_attacks: tuple[str, ...] = ()
     own_objective: str | None = None
@@ -172,6 +177,11 @@ class Settings:
                 f"training={training!r} contradicts {', '.join(against)}: leave one out. Numbers, such as the steps of "
                 "the attack or the rate, may be given beside it"
             )
+        if attack and "max_iter" in given:
+            raise ValueError(
+                f"`max_iter`={given['max_iter']} is of the PGD that `attack` replaces: give its steps within `attack`, "
+                "as pgd:eps=0.1,eps_step=0.02,max_iter=10, and those of the test as `test_max_iter`"
+            )
         own = {"optimizer": way.optimizer, "recycled": way.recycled}
         values: dict[str, Any] = {**COMMON, **suited, **preset, **own, **way.preset, **given}
         own_step = values.get("eps_step")
@@ -200,9 +210,11 @@ class Settings:
                 ("lr", self.lr > 0, "positive"),
                 ("validation", 0 < self.validation < 1, "in (0, 1)"),
                 ("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+                ("average", self.average is None or 0 < self.average < 1, "in (0, 1); 0.998 averages 500 steps"),
                 ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
                 ("suite", self.suite in TESTS, f"one of {', '.join(TESTS)}"),
                 ("first_iter", self.recycled or self.first_iter is None, "left out where no perturbation is kept"),
+                ("fresh", self.recycled or not self.fresh, "left out where no perturbation is kept"),
             )
             if not holds
         ]
@@ -222,7 +234,13 @@ class Settings:
         if self.own_attacks:
             return tuple(parse(text, "attack") for text in self.own_attacks)
         pgd = PGD(self.eps, self.eps_step, self.max_iter, float(self.norm))
-        return (Recycled(pgd, first_iter=self.first_iter) if self.recycled else pgd,)
+        if not self.recycled:
+            return (pgd,)
+        first = None
+        if self.first_iter is not None:
+            step, start = 1.25 * self.eps / self.first_iter, self.own_objective is not None
+            first = dataclasses.replace(pgd, eps_step=step, max_iter=self.first_iter, random_start=start)
+        return (Recycled(pgd, first=first, fresh=self.fresh),)
 
     @property
     def attack(self) -> Adversary:
@@ -262,10 +280,10 @@ class Settings:
     def plain(self) -> dict[str, Any]:
         """As JSON has it; constraints and schedules by their ``repr``, the solver by its name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        named = {"own_attacks": list(values.pop("own_attacks")), "own_objective": values.pop("own_objective")}
+        named = {name: values.pop(name) for name in ("own_attacks", "own_objective")}
         return (
             values
-            | {name: value for name, value in named.items() if value}
+            | {name: list(value) if isinstance(value, tuple) else value for name, value in named.items() if value}
             | {
                 "data_dir": None if self.data_dir is None else str(self.data_dir),
                 "constraints": [repr(constraint) for constraint in self.constraints],

@@ -27,8 +27,8 @@ __all__ = ["Study"]
 
 SHARED: Final = (
     "data", "network", "eps", "eps_step", "test_eps_step", "max_iter", "test_max_iter", "norm", "clean_share",
-    "ignore", "batch_size", "lr", "rate", "optimizer", "recycled", "precision", "validation", "augment",
-    "epochs", "suite",
+    "ignore", "batch_size", "lr", "rate", "optimizer", "recycled", "average", "precision", "validation",
+    "augment", "epochs", "suite", "own_attacks", "own_objective",
 )  # fmt: skip
 """The settings that all networks of a study have in common; the others are those of a stage."""
 
@@ -103,7 +103,7 @@ class Study:
         :raises ValueError: when it holds networks that were trained under others, and when a dry run fails.
         """
         plain = self.settings.plain()
-        conditions: dict[str, Any] = {name: plain[name] for name in SHARED} | {"schedule": self.schedule.value}
+        conditions: dict[str, Any] = {name: plain.get(name) for name in SHARED} | {"schedule": self.schedule.value}
         check_conditions(self.output / STUDY, conditions)
         untried = {stage.recipe.name: stage for stage in stages if not self.finished(stage)}
         for stage in untried.values():

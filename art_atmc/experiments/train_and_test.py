@@ -34,6 +34,8 @@ from art_atmc.support.reading import readable, validated
 from art_atmc.support.versions import versions
 from art_atmc.trainer import ATMCTrainer
 from art_atmc.training.augmentation import crop_and_flip
+from art_atmc.training.averaging import AveragedWeights
+from art_atmc.training.callbacks import Callback
 from art_atmc.training.logs import JSONLines
 from art_atmc.training.objective_trainer import ObjectiveTrainer
 
@@ -46,8 +48,6 @@ CHECKPOINTS: Final = "checkpoints"
 HISTORY: Final = "history.jsonl"
 EVALUATION: Final = "evaluation.json"
 POINT: Final = "point.json"
-FIRST_ITER: Final = 10
-"""Of a network that starts from a trained one, whose kept perturbations have yet to grow."""
 
 AnyTrainer: TypeAlias = ObjectiveTrainer | ATMCTrainer
 Split: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -169,8 +169,6 @@ def new_trainer(
     model = new_model(settings, dataset)
     if start is not None:
         CompressedModel.load(start.folder / MODEL).restore(model)
-        if settings.recycled:
-            settings = dataclasses.replace(settings, first_iter=FIRST_ITER)
     if settings.low_rank:
         low_rank_(model, settings.density, settings.ignore)
     classifier = new_classifier(settings, dataset, model)
@@ -179,7 +177,7 @@ def new_trainer(
         settings.objective,
         seed=settings.seed,
         precision=PRECISIONS[settings.precision],
-        callbacks=[] if folder is None else [JSONLines(folder / HISTORY, stage=settings.recipe)],
+        callbacks=_callbacks(settings, folder),
         checkpoint=None if folder is None else folder / CHECKPOINTS,
         verbose=verbose,
     )
@@ -194,6 +192,12 @@ def new_trainer(
         factored=settings.factored,
         solver=settings.solver,
     )
+
+
+def _callbacks(settings: Settings, folder: Path | None) -> list[Callback]:
+    """Averaging comes first, so that a line of the history has the averages' accuracies."""
+    averaged = [] if settings.average is None else [AveragedWeights(settings.average)]
+    return [*averaged, *([] if folder is None else [JSONLines(folder / HISTORY, stage=settings.recipe)])]
 
 
 def split(settings: Settings, dataset: Dataset) -> Split:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from art_atmc.classifiers.inputs import arrays, augmented, drawing_defences
 from art_atmc.classifiers.modes import kept_in_evaluation
 from art_atmc.classifiers.network import Network
 from art_atmc.support.numbers import Whole
+from art_atmc.support.precision import bfloat16_slowdown
 from art_atmc.support.randomness import draw_seed, isolated_randomness
 from art_atmc.training.admission import check_classifier, check_radius, refuse_unknown
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batches, GeneratedBatches, Unpack, number_of_batches
@@ -32,6 +34,9 @@ __all__ = ["ObjectiveTrainer"]
 
 Data: TypeAlias = "tuple[np.ndarray, np.ndarray] | Any"
 """(x, y), or a loader of such batches."""
+
+SLOWER: Final = 1.5
+"""From how many times the time of float32 on bfloat16 is warned of; without the hardware it is some five times."""
 
 
 @final
@@ -59,8 +64,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     :param seed: of everything random here: order of the data, random starts, and the global generators (dropout, ART's
         own attacks), which are set aside during a fit and put back afterwards.
     :param precision: ``torch.bfloat16`` for convolutions and products of the training steps in it, by autocast: on
-        hardware that knows it a step takes about two thirds of the time. Weights, losses and validation stay as they
-        are. None, the default, casts nothing.
+        hardware that knows it a step takes about two thirds of the time, and a processor that does not is warned of.
+        Weights, losses and validation stay as they are. None, the default, casts nothing.
     :param accumulate: batches whose gradients are averaged for one step of the optimizer, for large batches in little
         memory.
     :param compile: run the network through ``torch.compile``; on a CPU it was measured to be slower.
@@ -98,6 +103,12 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if precision not in (None, torch.bfloat16):
             raise ValueError(
                 f"`precision` must be torch.bfloat16 or None, got {precision}; float16 would need its losses scaled"
+            )
+        if precision and classifier.device.type == "cpu" and (slowdown := bfloat16_slowdown()) > SLOWER:
+            warnings.warn(
+                f"this processor only imitates bfloat16: a product took {slowdown:.1f} times as long as in float32; "
+                "leave `precision` out",
+                stacklevel=2,
             )
         accumulate = Whole(1, None, "it counts batches of a step").plain("accumulate", accumulate)
         super().__init__(classifier)

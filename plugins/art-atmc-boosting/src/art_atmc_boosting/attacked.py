@@ -46,7 +46,7 @@ def afresh(attack: Adversary, *, trained: bool) -> Adversary:
     that unlearns what it has against perturbations that have yet to grow."""
     if not isinstance(attack, Recycled):
         return attack
-    return dataclasses.replace(attack, first_iter=attack.first_iter or (10 if trained else None))
+    return dataclasses.replace(attack, first=attack.first or (attack.without_memory() if trained else None))
 
 
 def attacked(classifier: EnsembleClassifier, attack: Any, x: Tensor, y: Tensor) -> Tensor:
