@@ -1,8 +1,8 @@
 """LeNet on MNIST, robust from recycled perturbations, dense and then small: what docs/results/mnist.md records.
 
-    python benchmarks/robust_mnist.py dense --data-dir DIR --network lenet --epochs 40 --output dense.atmc
-    python benchmarks/robust_mnist.py small --data-dir DIR --start dense.atmc --density 0.031 --bits 8 --output s.atmc
-    python benchmarks/robust_mnist.py attack --data-dir DIR --suite standard --output s.json s.atmc
+    python benchmarks/robust_mnist.py dense --data-dir DIR --network lenet --epochs 40 --output d.atmc
+    python benchmarks/robust_mnist.py small --data-dir DIR --start d.atmc --density 0.3 --density 0.1 --output s.atmc
+    python benchmarks/robust_mnist.py attack --data-dir DIR --suite standard --output s-0.1.json s-0.1.atmc
 
 The epoch is chosen on validation images; test images are looked at by ``attack`` alone. One line an epoch, with the
 processor's seconds so far.
@@ -135,8 +135,10 @@ def dense(
 def small(
     data_dir: DataDir,
     output: Output,
-    density: Annotated[float, typer.Option(help="Share of the weights that is kept.")],
-    bits: Annotated[int, typer.Option(help="Of each codebook.")],
+    density: Annotated[
+        list[float], typer.Option(help="Share of the weights that is kept; of several, each goes on from the last.")
+    ],
+    bits: Annotated[int, typer.Option(help="Of each codebook.")] = 2,
     start: Annotated[Optional[Path], typer.Option(help="File of a dense network; from scratch without.")] = None,  # noqa: UP045
     network: Annotated[str, typer.Option(help="Where none is given to start from.")] = "lenet",
     epochs: int = 16,
@@ -168,27 +170,33 @@ def small(
     if before is not None:
         before.restore(model)
     if equal:
-        print(json.dumps({"scales": equalize(model)}))
-    constraints = [Sparsity(density), Quantization(bits)]
-    robust = trained(
-        new_classifier(model, lr, smoothing),
-        data_dir,
-        epochs,
-        Hold(0.5),
-        validation,
-        seed,
-        bf16,
-        checkpoints(output),
-        recycled(max_iter, fresh, from_image),
-        average,
-        constraints=constraints,
-        schedule=Tightening(support, codebook),
-        factored=False,
-    )
-    weights = compressible(robust.model)
-    size = CompressedModel.of(robust, constraints, network=network, mantissa_bits=mantissa_bits).save(output)
-    ratio = paper_bits(weights) / (32 * weights.dense_size)
-    print(json.dumps({"nnz": weights.nnz(), "paper_ratio": round(ratio, 6), "file_bytes": size}))
+        print(json.dumps({"scales": equalize(model)}), flush=True)
+    attack = recycled(max_iter, fresh, from_image)  # its perturbations go on too
+    for share in density:
+        file = output if len(density) == 1 else output.with_stem(f"{output.stem}-{share:g}")
+        if file.exists():
+            CompressedModel.load(file).restore(model)
+            continue
+        constraints = [Sparsity(share), Quantization(bits)]
+        robust = trained(
+            new_classifier(model, lr, smoothing),
+            data_dir,
+            epochs,
+            Hold(0.5),
+            validation,
+            seed,
+            bf16,
+            checkpoints(file),
+            attack,
+            average,
+            constraints=constraints,
+            schedule=Tightening(support, codebook),
+            factored=False,
+        )
+        weights = compressible(robust.model)
+        size = CompressedModel.of(robust, constraints, network=network, mantissa_bits=mantissa_bits).save(file)
+        ratio = paper_bits(weights) / (32 * weights.dense_size)
+        print(json.dumps({"nnz": weights.nnz(), "paper_ratio": round(ratio, 6), "file_bytes": size}), flush=True)
 
 
 @app.command()
