@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from art_atmc.networks.zoo import NETWORKS
+from art_atmc.networks.chains import digits_cnn, lenet, lenet_relu
+from art_atmc.networks.image_network import ImageNetwork
+from art_atmc.networks.resnet import resnet18, resnet34, wide_resnet16_1, wide_resnet16_8
 
-__all__ = ["build", "import_network", "is_ours", "require_fit"]
+__all__ = ["NETWORKS", "build", "import_network", "is_ours", "require_fit"]
+
+
+NETWORKS: Mapping[str, Callable[[int], ImageNetwork]] = MappingProxyType(
+    {
+        "digits-cnn": digits_cnn,
+        "lenet": lenet,
+        "lenet-relu": lenet_relu,
+        "resnet18": resnet18,
+        "resnet34": resnet34,
+        "wrn-16-1": wide_resnet16_1,
+        "wrn-16-8": wide_resnet16_8,
+    }
+)
+"""The networks by their names on the command line; each is made for a number of classes."""
 
 
 def is_ours(name: str | None) -> bool:

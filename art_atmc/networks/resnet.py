@@ -1,127 +1,16 @@
-r"""The networks of the ATMC experiments, and a small one for scikit-learn's digits.
-
-A network maps images in :math:`[0, 1]`, shaped (N, C, H, W), to logits of shape (N, ``nb_classes``). Its *dense size*
-is 32 bits for each convolution and linear weight; biases and batch normalisation are not counted, as in the paper
-(Gui et al., NeurIPS 2019, Table 1). Weights are drawn by torch's layers, so ``torch.manual_seed`` fixes them.
-"""
+"""Residual networks for 32x32 colour images: ResNet (CIFAR-10) and WideResNet (SVHN, and one that two cores train)."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import MappingProxyType
-from typing import final
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from art_atmc.support.numbers import Whole
+from art_atmc.networks.image_network import ImageNetwork, head
 
-__all__ = [
-    "NETWORKS",
-    "ImageNetwork",
-    "digits_cnn",
-    "lenet",
-    "lenet_relu",
-    "resnet18",
-    "resnet34",
-    "wide_resnet16_1",
-    "wide_resnet16_8",
-]
-
-
-@final
-class ImageNetwork(nn.Module):
-    r"""A chain of named layers, :math:`x \mapsto (f_n \circ \dots \circ f_1)(x)`.
-
-    The chain is inside the module rather than the module itself, because ART returns every layer's output of a model
-    that is an ``nn.Sequential``.
-
-    :param input_shape: (C, H, W) of the images that the network is made for.
-    :param layers: the layers by name, in order.
-
-    >>> lenet().input_shape, list(lenet().layers._modules)[:3]
-    ((1, 28, 28), ['conv1', 'pool1', 'conv2'])
-    """
-
-    def __init__(self, input_shape: tuple[int, int, int], layers: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.input_shape = input_shape
-        self.layers = nn.Sequential(OrderedDict(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]
-
-
-def lenet(nb_classes: int = 10) -> ImageNetwork:
-    r"""Caffe's LeNet, for 28x28 grey images (MNIST).
-
-    .. math:: \text{conv}_{20}^{5\times5} \to \text{max} \to \text{conv}_{50}^{5\times5} \to \text{max}
-              \to \text{fc}_{500} \to \text{ReLU} \to \text{fc}
-
-    No ReLU follows a convolution. Source: LeCun et al. 1998, as changed in Caffe's MNIST example. Dense size with 10
-    classes: 13,776,000 bits.
-
-    :param nb_classes: number of logits, at least 2.
-    :raises ValueError: when ``nb_classes`` is below 2.
-
-    >>> from art_atmc.compression.weights import compressible
-    >>> 32 * compressible(lenet()).dense_size
-    13776000
-    """
-    return _lenet(nb_classes, {}, {})
-
-
-def lenet_relu(nb_classes: int = 10) -> ImageNetwork:
-    r"""LeNet with a ReLU after each convolution, for 28x28 grey images (MNIST).
-
-    .. math:: \text{conv}_{20}^{5\times5} \to \text{ReLU} \to \text{max} \to \text{conv}_{50}^{5\times5} \to \text{ReLU}
-              \to \text{max} \to \text{fc}_{500} \to \text{ReLU} \to \text{fc}
-
-    The weights are those of :func:`lenet`, and as many. The ReLU lets the first layer put a threshold on a pixel, which
-    undoes most of what an attack within the maximum norm can do on MNIST; Caffe's network has none to put there.
-    Source: the networks of robust MNIST since Madry et al. 2018. Dense size with 10 classes: 13,776,000 bits.
-
-    :param nb_classes: number of logits, at least 2.
-    :raises ValueError: when ``nb_classes`` is below 2.
-
-    >>> from art_atmc.compression.weights import compressible
-    >>> 32 * compressible(lenet_relu()).dense_size
-    13776000
-    """
-    return _lenet(nb_classes, {"relu1": nn.ReLU()}, {"relu2": nn.ReLU()})
-
-
-def digits_cnn(nb_classes: int = 10) -> ImageNetwork:
-    r"""A small network for 8x8 grey images (scikit-learn's digits).
-
-    .. math:: \text{conv}_{32}^{3\times3} \to \text{ReLU} \to \text{conv}_{64}^{3\times3} \to \text{ReLU} \to
-              \text{max} \to \text{fc}_{128} \to \text{ReLU} \to \text{fc}
-
-    Nothing is padded. Source: this project. Dense size with 10 classes: 1,688,576 bits.
-
-    :param nb_classes: number of logits, at least 2.
-    :raises ValueError: when ``nb_classes`` is below 2.
-
-    >>> from art_atmc.compression.weights import compressible
-    >>> 32 * compressible(digits_cnn()).dense_size
-    1688576
-    """
-    return ImageNetwork(
-        (1, 8, 8),
-        {
-            "conv1": nn.Conv2d(1, 32, 3),
-            "relu1": nn.ReLU(),
-            "conv2": nn.Conv2d(32, 64, 3),
-            "relu2": nn.ReLU(),
-            "pool": nn.MaxPool2d(2),
-            "flatten": nn.Flatten(),
-            "fc1": nn.Linear(64 * 2 * 2, 128),
-            "relu3": nn.ReLU(),
-            "fc2": _head(128, nb_classes),
-        },
-    )
+__all__ = ["resnet18", "resnet34", "wide_resnet16_1", "wide_resnet16_8"]
 
 
 def resnet18(nb_classes: int = 10) -> ImageNetwork:
@@ -200,38 +89,6 @@ def wide_resnet16_1(nb_classes: int = 10) -> ImageNetwork:
     return _wide_resnet16(1, nb_classes, dropout=0.0)
 
 
-NETWORKS: Mapping[str, Callable[[int], ImageNetwork]] = MappingProxyType(
-    {
-        "digits-cnn": digits_cnn,
-        "lenet": lenet,
-        "lenet-relu": lenet_relu,
-        "resnet18": resnet18,
-        "resnet34": resnet34,
-        "wrn-16-1": wide_resnet16_1,
-        "wrn-16-8": wide_resnet16_8,
-    }
-)
-"""The networks by their names on the command line; each is made for a number of classes."""
-
-
-def _lenet(nb_classes: int, after1: Mapping[str, nn.Module], after2: Mapping[str, nn.Module]) -> ImageNetwork:
-    return ImageNetwork(
-        (1, 28, 28),
-        {
-            "conv1": nn.Conv2d(1, 20, 5),
-            **after1,
-            "pool1": nn.MaxPool2d(2),
-            "conv2": nn.Conv2d(20, 50, 5),
-            **after2,
-            "pool2": nn.MaxPool2d(2),
-            "flatten": nn.Flatten(),
-            "fc1": nn.Linear(50 * 4 * 4, 500),
-            "relu": nn.ReLU(),
-            "fc2": _head(500, nb_classes),
-        },
-    )
-
-
 def _resnet(depths: Sequence[int], nb_classes: int) -> ImageNetwork:
     return ImageNetwork(
         (3, 32, 32),
@@ -242,7 +99,7 @@ def _resnet(depths: Sequence[int], nb_classes: int) -> ImageNetwork:
             **_stages(_BasicBlock, 64, (64, 128, 256, 512), depths),
             "pool": nn.AdaptiveAvgPool2d(1),
             "flatten": nn.Flatten(),
-            "fc": _head(512, nb_classes),
+            "fc": head(512, nb_classes),
         },
     )
 
@@ -258,7 +115,7 @@ def _wide_resnet16(width: int, nb_classes: int, dropout: float) -> ImageNetwork:
             "relu": nn.ReLU(),
             "pool": nn.AdaptiveAvgPool2d(1),
             "flatten": nn.Flatten(),
-            "fc": _head(channels[-1], nb_classes),
+            "fc": head(channels[-1], nb_classes),
         },
     )
 
@@ -313,7 +170,3 @@ def _stages(
 
 def _conv3x3(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-
-
-def _head(features: int, nb_classes: int) -> nn.Linear:
-    return nn.Linear(features, Whole(2, None, "give the number of classes of the data").plain("nb_classes", nb_classes))
