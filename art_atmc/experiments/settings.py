@@ -143,8 +143,18 @@ class Settings:
         >>> Settings.resolved("digits", bits=32, max_iter=5).constraints
         (Sparsity(density=0.05),)
         """
-        choices = {"density": density, "bits": bits, "constraint": constraint, "attack": attack, "objective": objective}
-        return cls(data=data, **resolved(data, preset, training, **choices, chosen=chosen))
+        values = resolved(
+            data,
+            preset,
+            training,
+            density=density,
+            bits=bits,
+            constraint=constraint,
+            attack=attack,
+            objective=objective,
+            chosen=chosen,
+        )
+        return cls(data=data, **values)
 
     def __post_init__(self) -> None:
         faults = [
