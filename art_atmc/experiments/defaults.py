@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from art_atmc.compression.constraints import Constraint, Quantization, Sparsity
-from art_atmc.data.dataset import require_known
+from art_atmc.data.sources import require_known
 from art_atmc.experiments.training import training as named_training
 from art_atmc.networks.by_name import import_network, is_ours
 from art_atmc.plugins import parse

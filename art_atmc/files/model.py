@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,9 @@ from art_atmc.classifiers.compressed import CompressedClassifier
 from art_atmc.compression.constraints import Constraint
 from art_atmc.compression.factors import LowRankPlusSparse, decompose_weight
 from art_atmc.compression.weights import Weights, unwrapped
+from art_atmc.files.admission import check_kinds, check_products
 from art_atmc.files.container import read, serialized, write
-from art_atmc.files.encoding import DTYPES, EncodedTensor, decode
+from art_atmc.files.encoding import EncodedTensor, decode
 from art_atmc.files.index import Index
 from art_atmc.files.making import check_members, encoded_parts, verify
 from art_atmc.files.manifest import Manifest, classifier_options
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["CompressedModel"]
 
 MAX_BYTES = 1 << 30
-PRODUCT = 1 << 8  # multiply-adds to form weights from factors, for each byte of `max_bytes`: some seconds a gigabyte
 
 
 @final
@@ -119,8 +118,8 @@ class CompressedModel:
         :raises ValueError: when it is no such file, is damaged, or was written by a newer version.
         """
         manifest, index, tensors = read(Path(path), max_bytes)
-        _check_kinds(index, tensors)
-        _check_products(index, tensors, max_bytes)
+        check_kinds(index, tensors)
+        check_products(index, tensors, max_bytes)
         return cls(manifest, index, MappingProxyType(tensors))
 
     @property
@@ -306,27 +305,3 @@ class CompressedModel:
         expected |= {name: expected[first] for name, first in self.index.tied.items()}
         if offences := differences(expected, self.index, module, what):
             raise ValueError(f"{what} does not fit the compressed model:\n  " + "\n  ".join(offences[:20]))
-
-
-def _check_kinds(index: Index, tensors: Mapping[str, EncodedTensor]) -> None:
-    """Refuse factors that have no product, and weights that are no real numbers."""
-    if whole := [name for name in index.compressed if not DTYPES[tensors[name].dtype].is_floating_point]:
-        raise ValueError(f"constraints hold for floating-point weights only, not for {whole[:5]}")
-    for name in index.factored:
-        U, V, C = (tensors[f"{name}.{factor}"] for factor in LowRankPlusSparse.names)
-        rows, columns = C.shape[:1], (math.prod(C.shape[1:]),)
-        square = min(rows, columns)
-        shapes = (square * 2, rows + columns) if rows <= columns else (rows + columns, square * 2)
-        fit = (U.shape, V.shape) == shapes and U.dtype == V.dtype == C.dtype
-        if len(C.shape) < 2 or not fit or not DTYPES[C.dtype].is_floating_point:
-            raise ValueError(f"the factors of `{name}` do not fit one another")
-
-
-def _check_products(index: Index, tensors: Mapping[str, EncodedTensor], max_bytes: int) -> None:
-    """Refuse factors whose products would take longer than all else that ``max_bytes`` allows."""
-    work = 0
-    for name in index.factored:
-        full = tensors[f"{name}.C"].shape
-        work += full[0] * math.prod(full[1:]) * min(full[0], math.prod(full[1:]))
-    if work > PRODUCT * max_bytes:
-        raise ValueError(f"its factors take {work} multiply-adds to multiply; raise `max_bytes` if you trust it")
