@@ -227,7 +227,7 @@ def test_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_outcomes_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match=r"`clean` holds 4 examples, but attacks have outcomes of \[3\]"):
+    with pytest.raises(ValueError, match=r"`clean` holds 4 examples, but there are outcomes of \[3\]"):
         result("1110", row("a", "011"))
 
 

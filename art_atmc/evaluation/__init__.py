@@ -7,6 +7,7 @@ from art_atmc.attacks.built import Built
 from art_atmc.attacks.square import Square
 from art_atmc.attacks.straight_through import StraightThrough
 from art_atmc.attacks.wrm import WRM
+from art_atmc.evaluation.certificates import Certificate, CertificateResult, Certified, Smoothing
 from art_atmc.evaluation.evaluate import evaluate
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding, Severity
 from art_atmc.evaluation.suites import SUITES, Access, Attack, Suite, paper, quick, standard, thorough
@@ -21,10 +22,14 @@ __all__ = [
     "Attack",
     "AttackResult",
     "Built",
+    "Certificate",
+    "CertificateResult",
+    "Certified",
     "CrossEntropy",
     "Evaluation",
     "Finding",
     "Severity",
+    "Smoothing",
     "Spread",
     "Square",
     "StraightThrough",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from art_atmc.attacks.art import adversary
 from art_atmc.attacks.ball import inside
+from art_atmc.evaluation.certificates import Certificate, CertificateResult
 from art_atmc.evaluation.checks import self_checks
 from art_atmc.evaluation.fingerprints import classifier_hash, data_hash, model_hash, parameters, plain, seed_of
 from art_atmc.evaluation.judge import Judge
-from art_atmc.evaluation.refusals import checked, left_out, suite_of
+from art_atmc.evaluation.refusals import check_certificates, checked, left_out, suite_of
 from art_atmc.evaluation.result import AttackResult, Evaluation, Finding
 from art_atmc.evaluation.suites import Access, Attack, Suite
 from art_atmc.support.numbers import Whole
@@ -30,6 +31,8 @@ from art_atmc.support.terminal import printable
 from art_atmc.support.versions import versions
 
 __all__ = ["evaluate"]
+
+CERTIFIED_AT_ONCE = 16  # examples, each of which may take a thousand answers, between two steps of the progress bar
 
 
 def evaluate(
@@ -42,6 +45,7 @@ def evaluate(
     norm: float | None = None,
     dense: PyTorchClassifier | None = None,
     twin: nn.Module | None = None,
+    certificates: Sequence[Certificate] = (),
     batch_size: int = 256,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -70,10 +74,12 @@ def evaluate(
     :param twin: differentiable module that computes what the network does, for networks whose gradients are hidden; the
         self-checks attack through it. To run the whole suite through it, give a classifier of
         :class:`StraightThrough`.
+    :param certificates: lower bounds to show beside the worst case, which they are no part of: the certified accuracy
+        at radii, such as of ``Smoothing(scale=0.25)``.
     :param batch_size: examples at a time.
     :param seed: of everything random; the global generators come back as they were.
-    :param checkpoint: file of the result so far, written after every attack. An evaluation that was interrupted goes on
-        from there when it is called again with the same arguments.
+    :param checkpoint: file of the result so far, written after every attack and certificate. An evaluation that was
+        interrupted goes on from there when it is called again with the same arguments.
     :param verbose: show a progress bar, on stderr.
     :raises TypeError: for a classifier, a suite or labels that are none, and a model that returns no tensor.
     :raises ValueError: for data that does not fit the classifier, an attack made for another classifier, a suite of
@@ -94,6 +100,7 @@ def evaluate(
     suite = suite_of(suite, eps, norm)
     batch_size = Whole(1, None, "256 is usual").plain("batch_size", batch_size)
     seed = Whole(-(2**63), 2**64, "any number will do").plain("seed", seed)
+    check_certificates(certificates, suite)
     judge, source = checked(classifier, x, y, suite, dense)
     reasons = left_out(suite, judge, source)
     with isolated_randomness(seed_of(seed, "clean")):
@@ -112,29 +119,38 @@ def evaluate(
         },
         clean=clean,
         attacks=(),
-        missing=tuple(attack.name for attack in suite.attacks if attack.name not in reasons),
+        missing=(*(a.name for a in suite.attacks if a.name not in reasons), *(c.name for c in certificates)),
         skipped=tuple(f"{name}: {reason}" for name, reason in reasons.items()),
         findings=(),
         versions=versions(),
         clip_values=plain(classifier.clip_values),
     )
     if checkpoint is not None:
-        state = _resumed(state, suite, Path(checkpoint))
+        state = _resumed(state, suite, certificates, Path(checkpoint))
     with _progress(verbose) as progress:
         for attack in suite.attacks:
-            if attack.name not in state.missing:
-                continue
-            row = _attacked(judge, source, attack, suite, state, progress)
-            left = tuple(name for name in state.missing if name != attack.name)
-            state = dataclasses.replace(state, attacks=(*state.attacks, row), missing=left)
-            if checkpoint is not None:
-                state.save(checkpoint)
+            if attack.name in state.missing:
+                row = _attacked(judge, source, attack, suite, state, progress)
+                state = _with(state, checkpoint, row.name, attacks=(*state.attacks, row))
+        for certificate in certificates:
+            if certificate.name in state.missing:
+                certified = _certified(judge, certificate, state, progress)
+                state = _with(state, checkpoint, certified.name, certificates=(*state.certificates, certified))
         if not state.findings:
             checks = progress.add_task("self-checks", total=None)
             state = dataclasses.replace(state, findings=_findings(judge, twin, state, suite))
             progress.update(checks, total=len(state.findings), completed=len(state.findings))
             if checkpoint is not None:
                 state.save(checkpoint)
+    return state
+
+
+def _with(state: Evaluation, checkpoint: Any, name: str, **found: Any) -> Evaluation:
+    """The evaluation with the result of what was missing by this name."""
+    left = tuple(missing for missing in state.missing if missing != name)
+    state = dataclasses.replace(state, missing=left, **found)
+    if checkpoint is not None:
+        state.save(checkpoint)
     return state
 
 
@@ -174,6 +190,26 @@ def _attacked(
     )
 
 
+def _certified(judge: Judge, certificate: Certificate, state: Evaluation, progress: Progress) -> CertificateResult:
+    started, seed = time.perf_counter(), seed_of(state.seed, certificate.name)
+    problem, found = judge.problem(seed), []
+    bar = progress.add_task(printable(certificate.name), total=len(judge.x))
+    with isolated_randomness(seed):
+        for x in judge.x.split(CERTIFIED_AT_ONCE):
+            found.append(certificate(problem, x.to(judge.device), state.batch_size))
+            progress.advance(bar, len(x))
+    classes, radii = (np.concatenate(part) for part in zip(*found, strict=True))
+    return CertificateResult(
+        name=certificate.name,
+        norm=f"{certificate.norm:g}",
+        parameters=parameters(certificate),
+        correct=classes == judge.y.numpy(),
+        radii=radii,
+        shown=certificate.shown,
+        seconds=time.perf_counter() - started,
+    )
+
+
 def _ball(attack: Attack) -> tuple[float, str] | None:
     """As JSON has it, where infinity is a word."""
     return None if attack.ball is None else (attack.ball[0], f"{attack.ball[1]:g}")
@@ -201,7 +237,7 @@ def _findings(judge: Judge, twin: nn.Module | None, state: Evaluation, suite: Su
         )
 
 
-def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
+def _resumed(fresh: Evaluation, suite: Suite, certificates: Sequence[Certificate], path: Path) -> Evaluation:
     """The evaluation in the file, when it is the same as this one; else this one, written to the file."""
     if not path.exists():
         if not path.parent.is_dir():
@@ -214,8 +250,9 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
     differing = [name for name in names if getattr(saved, name) != getattr(fresh, name)]
     if "data" not in differing and "model" not in differing and not np.array_equal(saved.clean, fresh.clean):
         differing.append("clean")  # the same weights in another architecture
-    if ({a.name for a in saved.attacks} | {*saved.missing}) != {*fresh.missing} or saved.skipped != fresh.skipped:
-        differing.append("names of the attacks")
+    held = {*saved.missing, *(row.name for row in saved.attacks), *(row.name for row in saved.certificates)}
+    if held != {*fresh.missing} or saved.skipped != fresh.skipped:
+        differing.append("names of the attacks and certificates")
     else:
         differing += [
             f"attack {row.name}"
@@ -223,6 +260,8 @@ def _resumed(fresh: Evaluation, suite: Suite, path: Path) -> Evaluation:
             if (row.parameters, row.restarts, row.access, row.bounded, row.ball)
             != (parameters((line := lines[row.name]).method), line.restarts, line.access, line.bounded, _ball(line))
         ]
+        wanted = {certificate.name: parameters(certificate) for certificate in certificates}
+        differing += [f"certificate {row.name}" for row in saved.certificates if row.parameters != wanted[row.name]]
     if differing:
         raise ValueError(
             f"`checkpoint`={path} holds another evaluation, which differs in: {', '.join(differing)}; give the "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from art.estimators.classification import PyTorchClassifier
 from art_atmc.attacks.art import ARTAttack, adversary
 from art_atmc.attacks.base import Adversary
 from art_atmc.attacks.built import Built, check_importable
+from art_atmc.evaluation.certificates import Certificate
 from art_atmc.evaluation.judge import Judge
 from art_atmc.evaluation.suites import SUITES, Access, Attack, Suite
 
-__all__ = ["checked", "left_out", "suite_of"]
+__all__ = ["check_certificates", "checked", "left_out", "suite_of"]
 
 
 def suite_of(suite: Any, eps: float | None, norm: float | str | None) -> Suite:
@@ -40,6 +42,20 @@ def suite_of(suite: Any, eps: float | None, norm: float | str | None) -> Suite:
     if eps is None:
         raise ValueError(f"`suite`={suite!r} needs a radius; give `eps`, in the units of x")
     return SUITES[suite](eps, math.inf if norm is None else norm, 7)  # type: ignore[arg-type]  # "inf" is read too
+
+
+def check_certificates(certificates: Sequence[Any], suite: Suite) -> None:
+    """
+    :raises TypeError: for what is no certificate.
+    :raises ValueError: for a name that two lines of the report would have.
+    """
+    if isinstance(certificates, Certificate) or any(not isinstance(line, Certificate) for line in certificates):
+        raise TypeError(
+            f"`certificates` must be a list of certificates, such as [Smoothing(0.25)], got {certificates!r}"
+        )
+    names = Counter([*(attack.name for attack in suite.attacks), *(line.name for line in certificates)])
+    if twice := sorted(name for name, count in names.items() if count > 1):
+        raise ValueError(f"attacks and certificates share the names {twice}; give each of them once")
 
 
 def checked(

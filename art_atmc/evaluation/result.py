@@ -6,41 +6,26 @@ import dataclasses
 import enum
 import os
 from functools import reduce
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, final
+from typing import ClassVar, Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, JsonValue, PlainSerializer, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from art_atmc.evaluation.certificates import CertificateResult, certified_table
+from art_atmc.evaluation.outcomes import Outcomes, share
 from art_atmc.evaluation.suites import Access
 from art_atmc.support.atomic import write_file
 from art_atmc.support.reading import read_json, readable, validated
-from art_atmc.support.statistics import wilson
 from art_atmc.support.terminal import as_text, plain_text
 
 __all__ = ["AttackResult", "Evaluation", "Finding", "Severity"]
 
 SCHEMA: Final = 1
-
-
-def _packed(outcomes: NDArray[np.bool_]) -> str:
-    return "".join("1" if correct else "0" for correct in outcomes)
-
-
-def _unpacked(outcomes: Any) -> NDArray[np.bool_]:
-    if isinstance(outcomes, np.ndarray):
-        return outcomes
-    if not isinstance(outcomes, str) or set(outcomes) - {"0", "1"}:
-        raise ValueError("outcomes must be a text of 0 and 1")
-    return np.array([character == "1" for character in outcomes], dtype=bool)
-
-
-Outcomes: TypeAlias = Annotated[NDArray[np.bool_], BeforeValidator(_unpacked), PlainSerializer(_packed)]
-"""One bool an example, true where it is classified correctly; in JSON a text of 0 and 1."""
 
 
 class Severity(enum.Enum):
@@ -109,11 +94,12 @@ class Evaluation:
     :param others: the same of the classifiers that examples are transferred from or gradients are taken from.
     :param clean: (n,) examples that are classified correctly without an attack.
     :param attacks: in the order of the suite.
-    :param missing: names of the attacks that did not run yet: an interrupted evaluation.
+    :param missing: names of the attacks and certificates that did not run yet: an interrupted evaluation.
     :param skipped: attacks that could not run, and why.
     :param findings: of the self-checks.
     :param versions: of the libraries.
     :param clip_values: smallest and largest valid input.
+    :param certificates: lower bounds beside the attacks' upper ones; no part of the worst case.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -133,13 +119,16 @@ class Evaluation:
     findings: tuple[Finding, ...]
     versions: dict[str, str]
     clip_values: JsonValue = None
+    certificates: tuple[CertificateResult, ...] = ()
     schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
         if not len(self.clean):
             raise ValueError("`clean` is empty; an evaluation needs at least one example")
-        if lengths := sorted({len(a.correct) for a in self.attacks} - {len(self.clean)}):
-            raise ValueError(f"`clean` holds {len(self.clean)} examples, but attacks have outcomes of {lengths}")
+        found: list[NDArray[np.bool_] | NDArray[np.float64]] = [attack.correct for attack in self.attacks]
+        found += [part for row in self.certificates for part in (row.correct, row.radii)]
+        if lengths := sorted({len(part) for part in found} - {len(self.clean)}):
+            raise ValueError(f"`clean` holds {len(self.clean)} examples, but there are outcomes of {lengths}")
 
     def __getitem__(self, name: str) -> AttackResult:
         """The result of the attack of this name.
@@ -208,12 +197,12 @@ class Evaluation:
         for column in ("attack", "accuracy", "95 % interval", "alone", "outside", "seconds"):
             named = column == "attack"  # a long name goes on in the next line
             table.add_column(column, justify="left" if named else "right", no_wrap=not named, overflow="fold")
-        table.add_row("clean", *_share(self.clean), "", "", "")
+        table.add_row("clean", *share(self.clean), "", "", "")
         for attack in self.attacks:
             name = plain_text(attack.name if attack.bounded else f"{attack.name} *")
             alone = str(self._fooled_alone(attack)) if attack.bounded else ""
-            table.add_row(name, *_share(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}")
-        table.add_row("worst case", *_share(self.worst_case), "", "", "", style="bold")
+            table.add_row(name, *share(attack.correct), alone, str(attack.rejected or ""), f"{attack.seconds:.1f}")
+        table.add_row("worst case", *share(self.worst_case), "", "", "", style="bold")
         return table
 
     def _fooled_alone(self, attack: AttackResult) -> int:
@@ -226,6 +215,8 @@ class Evaluation:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.table()
+        if self.certificates:
+            yield certified_table(self.certificates, self.eps, self.norm)
         if self.missing:
             yield plain_text(f"not run yet: {', '.join(self.missing)}")
         for name in self.skipped:
@@ -235,8 +226,3 @@ class Evaluation:
             yield Text.assemble(
                 (finding.severity.value, colours[finding.severity]), plain_text(f" {finding.check}: {finding.sentence}")
             )
-
-
-def _share(correct: NDArray[np.bool_]) -> tuple[str, str]:
-    low, high = wilson(int(correct.sum()), len(correct))
-    return f"{correct.mean():.1%}", f"{low:.1%} to {high:.1%}"

@@ -18,15 +18,16 @@ from art_atmc_boosting import (
     EnsembleClassifier,
     PairWeights,
     SoftCapped,
-    certify,
     margin_cross_entropy,
     rounds_needed,
-    smoothed,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
+
+from art_atmc import PGD
+from art_atmc.evaluation import Smoothing, Suite, evaluate
 
 torch.set_num_threads(1)
 
@@ -271,24 +272,18 @@ def test_pair_weights_are_those_of_the_explicit_loop(seed: int) -> None:
     assert weights.values[torch.arange(7), torch.from_numpy(y)].sum() == 0
 
 
-def test_certified_radii_of_a_linear_classifier_are_below_and_near_the_exact_ones() -> None:
-    direction = torch.tensor([3.0, 4.0])
-    linear = nn.Linear(2, 2, bias=False)
-    linear.weight.data = torch.stack([direction, -direction])
-    plain = PyTorchClassifier(linear, nn.CrossEntropyLoss(), (2,), 2, device_type="cpu")
-    made = EnsembleClassifier.of([plain])
-    x = np.array([[0.2, 0.1], [-0.1, 0.0], [0.02, 0.0], [3.0, 3.0]], dtype=np.float32)
-    y = np.array([0, 1, 1, 0])
-    exact = np.abs(x @ direction.numpy()) / 5
-    before = np.random.get_state()[1][:5].tolist()  # noqa: NPY002
-    found = certify(smoothed(made, scale=0.25), x, y, draws=2000)
-    assert np.random.get_state()[1][:5].tolist() == before  # noqa: NPY002
+def test_evaluation_certifies_the_sum() -> None:
+    """Two linear members whose sum is 3 a + 4 b; smoothing leaves a linear classifier as it is."""
+    parts = [nn.Linear(2, 2, bias=False) for _ in range(2)]
+    for part, direction in zip(parts, ([4.0, -1.0], [2.0, 9.0]), strict=True):
+        part.weight.data = torch.stack([torch.tensor(direction), -torch.tensor(direction)])
+    made = EnsembleClassifier.of(
+        [PyTorchClassifier(part, nn.CrossEntropyLoss(), (2,), 2, device_type="cpu") for part in parts]
+    )
+    x, y = np.array([[0.2, 0.1], [-0.1, 0.0], [0.02, 0.0]], dtype=np.float32), np.array([0, 1, 1])
+    suite = Suite("one", 0.05, 2, (PGD(0.05, 0.05, 2, norm=2),))
+    found = evaluate(made, x, y, suite=suite, certificates=[Smoothing(0.25, draws=2000)], verbose=False).certificates[0]
+    exact = np.abs(x @ np.array([3.0, 4.0])) / 5
     assert (found.radii <= exact + 1e-6).all()
     np.testing.assert_allclose(found.radii[:2], exact[:2], atol=0.05)
-    assert found.correct.tolist() == [True, True, False, True]
-    assert found.table([0.0, 0.1, 10.0]) == {0.0: 0.75, 0.1: 0.5, 10.0: 0.0} or found.accuracy(10.0) == 0.0
-    again = certify(smoothed(made, scale=0.25), x, y, draws=2000)
-    assert np.array_equal(found.radii, again.radii)
-    for scale, alpha in ((0.0, 0.1), (math.nan, 0.1), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="`scale` must be above 0"):
-            smoothed(made, scale=scale, alpha=alpha)
+    assert found.correct.tolist() == [True, True, False]

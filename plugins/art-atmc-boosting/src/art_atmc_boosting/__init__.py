@@ -9,13 +9,11 @@ from art_atmc_boosting.objectives import margin_cross_entropy
 from art_atmc_boosting.pairs import PairWeights, rounds_needed
 from art_atmc_boosting.rules import Average, Pairs, Rule, Sum
 from art_atmc_boosting.sizes import MemberSize, member_sizes
-from art_atmc_boosting.smoothing import Certificate, SmoothedClassifier, certify, smoothed
 from art_atmc_boosting.trainer import BoostedTrainer
 
 __all__ = [
     "Average",
     "BoostedTrainer",
-    "Certificate",
     "EarlyAnswers",
     "Ensemble",
     "EnsembleClassifier",
@@ -23,14 +21,11 @@ __all__ = [
     "PairWeights",
     "Pairs",
     "Rule",
-    "SmoothedClassifier",
     "SoftCapped",
     "StageResult",
     "Sum",
-    "certify",
     "margin_cross_entropy",
     "member_sizes",
     "rounds_needed",
-    "smoothed",
 ]
 __version__ = "0.1.0"
