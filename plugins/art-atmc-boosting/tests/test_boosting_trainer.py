@@ -18,15 +18,17 @@ from art_atmc_boosting import (
     Ensemble,
     EnsembleClassifier,
     Pairs,
+    PairWeights,
     Rule,
     Sum,
     margin_cross_entropy,
     member_sizes,
 )
-from art_atmc_boosting.attacked import robust
+from art_atmc_boosting.attacked import robust, votes
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from art_atmc import (
     PGD,
@@ -430,3 +432,46 @@ def test_a_warm_start_begins_where_the_last_member_ended() -> None:
         one, two = (compressible(m).detach() for m in trainer.get_classifier().model.members)
         distances.append(sum(float((one[n] - two[n]).square().sum()) for n in one))
     assert distances[0] < distances[1]
+
+
+def loader(number: int = 64) -> DataLoader[Any]:
+    """The batches in the order of the arrays."""
+    return DataLoader(TensorDataset(torch.from_numpy(X[:number]), torch.from_numpy(Y[:number])), batch_size=16)
+
+
+def test_a_loader_trains_as_the_trainer_that_a_stage_is_and_edges_are_those_of_the_validation_data() -> None:
+    torch.manual_seed(7)
+    alone = make()
+    plain = ATMCTrainer(alone, ATTACK, CONSTRAINTS, seed=7, verbose=False)
+    plain.fit_generator(loader(), nb_epochs=4, validation_data=VALIDATION)
+    trainer = boosted(1, constraints=CONSTRAINTS, seed=7)
+    trainer.fit_generator(loader(), nb_epochs=4, validation_data=VALIDATION)
+    assert states_equal(trainer.get_classifier().model.members[0], alone.model)
+    trainer.stages = 2
+    trainer.fit_generator(loader(), nb_epochs=4, validation_data=VALIDATION)
+    weights = PairWeights(torch.from_numpy(VALIDATION[1]), 3)
+    members = list(trainer.get_classifier().model.members)
+    for number, result in enumerate(trainer.results, 1):
+        mean = Ensemble(members[:number]).eval()
+        made = EnsembleClassifier(mean, nn.CrossEntropyLoss(), (5,), 3, clip_values=(0, 1), device_type="cpu")
+        answers = votes(made, ATTACK, *VALIDATION, alone=False)
+        assert result.edge == pytest.approx(weights.edge(answers))
+        weights.update(answers)
+
+
+def test_a_fit_on_a_loader_goes_on_after_its_finished_stages(tmp_path: Path) -> None:
+    whole = boosted(2)
+    whole.fit_generator(loader(), nb_epochs=3, validation_data=VALIDATION)
+    boosted(1, checkpoint=tmp_path).fit_generator(loader(), nb_epochs=3, validation_data=VALIDATION)
+    trainer = boosted(2, checkpoint=tmp_path)
+    trainer.fit_generator(loader(), nb_epochs=3, validation_data=VALIDATION)
+    assert states_equal(trainer.get_classifier().model, whole.get_classifier().model)
+    with pytest.raises(ValueError, match="stages of another fit"):
+        boosted(3, checkpoint=tmp_path).fit(X, Y, validation_data=VALIDATION, nb_epochs=3)
+
+
+def test_a_loader_without_validation_data_and_for_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`validation_data` must be given.*augmentation="):
+        boosted().fit_generator(loader())
+    with pytest.raises(ValueError, match=r"a loader names none; use fit\(\)"):
+        boosted(rule=Pairs()).fit_generator(loader(), validation_data=VALIDATION)

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from art_atmc import CompressedModel
+from art_atmc import ATMCTrainer, CompressedModel
 
 __all__ = ["StageResult", "StagesFolder", "Task"]
 
@@ -24,7 +24,8 @@ class StageResult:
 
     :param stage: its number, from 1.
     :param weights: of all members after it.
-    :param edge: of its member over guessing, on the weighted pairs of the training data under attack, in [-1, 1].
+    :param edge: of its member over guessing, on weighted pairs under attack, in [-1, 1]: those of the training data, or
+        of the validation data where a loader was fitted.
     :param nonzeros: of the constrained weights of its member.
     :param seconds: of the processor for its training.
     :param clean_accuracy: of the sum on validation data; None without any.
@@ -94,20 +95,34 @@ class StagesFolder:
 @final
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The arguments of a fit, for each of its stages."""
+    """The arguments of a fit, for each of its stages.
 
-    x: np.ndarray
-    y: np.ndarray
+    :param measured: (x, y) on which edges are measured: the training data, or with a loader the validation data.
+    :param validation: (x, y), or None.
+    :param options: further arguments of the trainer's fit.
+    :param loader: of the training batches; None where they are made of ``measured``.
+    """
+
+    measured: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray] | None
-    batch_size: int
     nb_epochs: int
     options: Mapping[str, Any]
+    loader: Any = None
+
+    def train(self, trainer: ATMCTrainer) -> None:
+        """A stage."""
+        options = {**self.options, "nb_epochs": self.nb_epochs, "validation_data": self.validation}
+        if self.loader is None:
+            trainer.fit(*self.measured, **options)
+        else:
+            trainer.fit_generator(self.loader, **options)
 
     def conditions(self) -> dict[str, str]:
+        named = "data" if self.loader is None else "data of the edges"
         return {
-            "data": fingerprint(self.x, self.y),
+            named: fingerprint(*self.measured),
             "validation data": "none" if self.validation is None else fingerprint(*self.validation),
-            "batch_size": str(self.batch_size),
+            "batch_size": str(self.options.get("batch_size", "the loader's")),
             "nb_epochs": str(self.nb_epochs),
         }
 

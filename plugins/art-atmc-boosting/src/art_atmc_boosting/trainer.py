@@ -26,7 +26,7 @@ from art_atmc_boosting.classifier import EnsembleClassifier, ensemble_of
 from art_atmc_boosting.ensemble import Ensemble
 from art_atmc_boosting.folder import StageResult, StagesFolder, Task
 from art_atmc_boosting.pairs import PairWeights
-from art_atmc_boosting.rules import Average, Rule
+from art_atmc_boosting.rules import Average, Pairs, Rule
 
 __all__ = ["BoostedTrainer"]
 
@@ -122,31 +122,33 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
         :param kwargs: further arguments of :meth:`art_atmc.ObjectiveTrainer.fit`, such as ``scheduler``.
         :raises RuntimeError: when all stages are fitted, and when the first member is no better than guessing.
         """
-        if len(self._members) >= self.stages:
-            raise RuntimeError(f"all {self.stages} stages are fitted; raise `stages` for more members")
-        task = Task(x, y, validation_data, batch_size, nb_epochs, kwargs)
-        folder = None if self.checkpoint is None else self._resumed(self.checkpoint, task)
-        pairs = PairWeights(classes(y), self._classifier.nb_classes)
-        for former in self._votes:
-            pairs.update(torch.from_numpy(former))
-        self.stopped = None
-        while len(self._members) < self.stages:
-            number, started = len(self._members) + 1, time.process_time()
-            classifier, rows = self._fit_stage(number, pairs, task)
-            answers = votes(classifier, self.attack, x, y, alone=self.rule.alone)
-            edge = pairs.edge(answers)
-            if edge <= pairs.guess() + ROUNDING:
-                self._stop(number, edge)
-                return
-            pairs.update(answers)
-            self.history += [{"stage": number, **row} for row in rows]
-            result = self._result(classifier, edge, started, task)
-            member = classifier.model.members[-1]
-            if folder is not None:
-                folder.keep(result, self._compressed(member), answers.numpy(), self.history)
-            self._members.append(member)
-            self._votes.append(answers.numpy())
-            self.results.append(result)
+        self._boost(Task((x, y), validation_data, nb_epochs, {"batch_size": batch_size, **kwargs}))
+
+    def fit_generator(
+        self,
+        generator: Any,
+        nb_epochs: int = 20,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Train all stages that are left on a torch ``DataLoader`` or an ART ``DataGenerator``; see :meth:`fit`.
+
+        A loader does not say which examples its batches hold, and an edge is measured on the same examples at every
+        stage. So edges are measured on the validation data, and ``Pairs``, which weighs training examples, is refused.
+
+        :param validation_data: (x, y), arrays; needed.
+        :param kwargs: further arguments of :meth:`art_atmc.ObjectiveTrainer.fit_generator`, such as
+            ``steps_per_epoch``.
+        :raises ValueError: without validation data, and for ``Pairs``.
+        """
+        if validation_data is None:
+            raise ValueError(
+                "`validation_data` must be given with a loader: the edge of each stage is measured on it; or give "
+                "arrays to fit(), and what changes them at random as augmentation="
+            )
+        if isinstance(self.rule, Pairs):
+            raise ValueError("Pairs() keeps a weight for every training example, and a loader names none; use fit()")
+        self._boost(Task(validation_data, validation_data, nb_epochs, kwargs, generator))
 
     def get_classifier(self) -> PyTorchClassifier:
         """The sum of the members so far, an :class:`~art_atmc_boosting.EnsembleClassifier`."""
@@ -170,6 +172,32 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
             raise NotFittedError("there is no member yet; call fit() first")
         members = {f"members.{i}": self._compressed(m, mantissa_bits) for i, m in enumerate(self._members)}
         return CompressedModel.of(self.get_classifier(), members=members, metrics=metrics, mantissa_bits=mantissa_bits)
+
+    def _boost(self, task: Task) -> None:
+        if len(self._members) >= self.stages:
+            raise RuntimeError(f"all {self.stages} stages are fitted; raise `stages` for more members")
+        folder = None if self.checkpoint is None else self._resumed(self.checkpoint, task)
+        pairs = PairWeights(classes(task.measured[1]), self._classifier.nb_classes)
+        for former in self._votes:
+            pairs.update(torch.from_numpy(former))
+        self.stopped = None
+        while len(self._members) < self.stages:
+            number, started = len(self._members) + 1, time.process_time()
+            classifier, rows = self._fit_stage(number, pairs, task)
+            answers = votes(classifier, self.attack, *task.measured, alone=self.rule.alone)
+            edge = pairs.edge(answers)
+            if edge <= pairs.guess() + ROUNDING:
+                self._stop(number, edge)
+                return
+            pairs.update(answers)
+            self.history += [{"stage": number, **row} for row in rows]
+            result = self._result(classifier, edge, started, task)
+            member = classifier.model.members[-1]
+            if folder is not None:
+                folder.keep(result, self._compressed(member), answers.numpy(), self.history)
+            self._members.append(member)
+            self._votes.append(answers.numpy())
+            self.results.append(result)
 
     def _made(self, number: int) -> PyTorchClassifier:
         with torch.random.fork_rng(devices=[]):
@@ -204,7 +232,7 @@ class BoostedTrainer(Trainer):  # type: ignore[misc]
             fresh.model.load_state_dict(recompose(copy.deepcopy(self._members[-1])).state_dict())
         with frozen(*self._members):
             trainer = self._stage(fresh, pairs.values)
-            trainer.fit(task.x, task.y, task.validation, task.batch_size, task.nb_epochs, **task.options)
+            task.train(trainer)
         classifier: EnsembleClassifier = trainer.get_classifier()
         candidates = self.rule.candidates()
         if self._members and candidates and task.validation is not None:
