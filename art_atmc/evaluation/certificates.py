@@ -199,8 +199,8 @@ def certified_table(results: Sequence[CertificateResult], eps: float, norm: str)
     :param eps: radius of the suite, which is shown too where ``norm``, the suite's, is the certificate's own.
     """
     table = Table(
-        caption="certified: classified correctly throughout the ball, whatever the attack\n"
-        "no part of the worst case: smoothing certifies the smoothed classifier",
+        caption="certified: correct throughout the ball, whatever the attack\n"
+        "no part of the worst case; smoothing certifies what it smooths",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
