@@ -140,7 +140,7 @@ def test_certificate_gives_the_same_alone_or_after_others_and_by_its_seed():
 
 
 def test_table_shows_radii_and_the_radius_of_a_suite_of_the_same_norm():
-    flat, round_ = run(Smoothing(0.25), Exact()), run(Smoothing(0.25, radii=[0.1]), given=suite(0.07, 2))
+    flat, round_ = run(Smoothing(0.25), Exact()), run(Smoothing(0.25, radii=(0.1,)), given=suite(0.07, 2))
     rows = [line.split()[:5] for line in shown(flat).splitlines() if line.startswith((" Smoothing", " exact"))]
     assert [row[-1] for row in rows if row[0] == "Smoothing"] == [
         f"{flat.certificates[0].accuracy(radius):.1%}" for radius in (0, 0.125, 0.25, 0.375)
@@ -151,7 +151,7 @@ def test_table_shows_radii_and_the_radius_of_a_suite_of_the_same_norm():
 
 
 def test_results_come_back_from_their_file(tmp_path):
-    result = run(Smoothing(0.25, draws=20, radii=[0.1]))
+    result = run(Smoothing(0.25, draws=20, radii=(0.1,)))
     result.save(tmp_path / "e.json")
     again = Evaluation.load(tmp_path / "e.json")
     assert again.to_json() == result.to_json()
@@ -207,9 +207,9 @@ def test_smoothing_refuses_numbers_out_of_range(wrong):
 
 def test_smoothing_refuses_radii_that_no_example_reaches():
     reach = 0.25 * norm.ppf(0.001 ** (1 / 100))
-    assert Smoothing(0.25, draws=100, radii=[reach - 1e-9]).reach == pytest.approx(reach)
+    assert Smoothing(0.25, draws=100, radii=(reach - 1e-9,)).reach == pytest.approx(reach)
     with pytest.raises(ValueError, match="take more draws"):
-        Smoothing(0.25, draws=100, radii=[reach + 1e-6])
+        Smoothing(0.25, draws=100, radii=(reach + 1e-6,))
     assert Smoothing(0.25, draws=1).shown == (0.0,)  # nothing beyond the point itself
 
 
