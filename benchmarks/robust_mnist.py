@@ -45,7 +45,7 @@ EPS = 76 / 255
 app = typer.Typer(add_completion=False)
 DataDir = Annotated[Path, typer.Option(help="Folder of the MNIST files.")]
 Output = Annotated[Path, typer.Option(help="File of the network.")]
-Fresh = Annotated[float, typer.Option(help="Share of the batches whose perturbations begin anew.")]
+Fresh = Annotated[float, typer.Option(help="Share of the batches whose perturbations begin again.")]
 FromImage = Annotated[bool, typer.Option(help="They begin at the image itself, or at a random point.")]
 Smoothing = Annotated[float, typer.Option(help="Of the labels.")]
 Validation = Annotated[int, typer.Option(help="Training images that are held out to choose the epoch on.")]

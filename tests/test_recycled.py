@@ -171,13 +171,13 @@ def test_a_share_of_the_batches_begins_anew():
     x, y = batch()
     problem = Problem(network(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0)).at(ALL)
     attack = Recycled(steps(1), free_step=False, first=steps(2), fresh=0.25, dtype=torch.float32)
-    anew = steps(2)(problem, x, y)
+    again = steps(2)(problem, x, y)
     attack(problem, x, y)
-    before, fresh = anew, 0
+    before, fresh = again, 0
     for _ in range(200):
         after = attack(problem, x, y)
         goes_on = steps(1).ascend(problem, x, y, before)
-        if torch.allclose(after, anew, atol=1e-6):
+        if torch.allclose(after, again, atol=1e-6):
             fresh += 1
         else:
             assert torch.allclose(after, goes_on, atol=1e-6)

@@ -40,14 +40,14 @@ class Recycled(Adversary):
     validation data for one, use :meth:`without_memory`.
 
     A perturbation that only ever goes on stays in the basin that it fell into, and the network learns to withstand
-    those. With ``fresh`` a share of the batches begins anew, as the first visit of an example does.
+    those. With ``fresh`` a share of the batches begins again, as the first visit of an example does.
 
     :param attack: the steps of one visit.
     :param free_step: whether the training step's gradient is used too.
     :param first: where and how the first visit of an example begins, and a fresh one; the attack itself where it is
         None. A network that is trained already needs more steps than one there: against perturbations that have yet to
         grow it unlearns what it has.
-    :param fresh: share of the batches that begin anew, in [0, 1).
+    :param fresh: share of the batches that begin again, in [0, 1).
     :param dtype: what perturbations are kept in: ``torch.int8``, ``torch.float16`` or ``torch.float32``.
     :raises TypeError: when the attack, or the first one, is no :class:`~art_atmc.PGD`.
     :raises ValueError: for an attack with restarts, a first one of another ball, and another dtype; when called, for

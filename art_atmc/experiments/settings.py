@@ -69,7 +69,7 @@ class Settings:
     :param recycled: whether the attack goes on from each example's last perturbation.
     :param first_iter: steps of an example's first visit, where the attack is recycled, which begins at the example
         itself, or at random where another objective may need that; None for as many as later.
-    :param fresh: share of the batches that begin anew like that.
+    :param fresh: share of the batches that begin again like that.
     :param average: decay of the averaged weights, which are validated beside those of the last step; None for none.
     :param precision: ``"bfloat16"`` to train in it, or ``"float32"``.
     :param own_attacks: in place of PGD within the ball of ``eps``, attacks by name, as ``"pgd:eps=0.1,eps_step=..."``.

@@ -5,7 +5,7 @@ Two ways, each one line of the same parts:
 * *paper*: stochastic gradient descent against several steps from a random start, as the released code of the ATMC paper
   trains. It leaves everything else to the settings that suit the data;
 * *fast*: Adam, its rate up and down once, against one step from each example's own last perturbation, to which the
-  gradient of the training step adds a second one; every fifth batch begins anew from the examples themselves.
+  gradient of the training step adds a second one; every fifth batch begins again from the examples themselves.
 """
 
 from __future__ import annotations
