@@ -71,6 +71,8 @@ def test_every_type_comes_back(name):
     tensor = (torch.arange(-6, 30) % 5 - 2).to(DTYPES[name]).reshape(4, 9)
     assert_comes_back(tensor)
     assert_comes_back(tensor[:, ::2])  # not contiguous
+    for shape, strides in (((1,), (3,)), ((1,), (0,)), ((1, 1, 1), (7, 5, 3)), ((3, 0), (1, 3))):
+        assert_comes_back(tensor.reshape(-1).as_strided(shape, strides, 2))
 
 
 @pytest.mark.parametrize(

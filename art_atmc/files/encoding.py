@@ -232,9 +232,8 @@ def _word(dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def _words(tensor: Tensor) -> Words:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if not len(flat):
-        return np.zeros(0, _word(tensor.dtype))  # torch views no empty tensor of unusual strides
+    # A tensor of one element, or of none, is contiguous with any strides, and torch views it as bytes with one alone.
+    flat = tensor.detach().cpu().contiguous().as_strided((tensor.numel(),), (1,))
     return flat.view(torch.uint8).numpy().view(_word(tensor.dtype))
 
 

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, final
 
-import torch
-
 from art_atmc import Constraint, Quantization, Sparsity, Weights
 from art_atmc.files.encoding import encode
 from art_atmc.support.numbers import Whole, check_numbers
@@ -33,8 +31,7 @@ def encoded_bytes(weights: Weights) -> int:
     >>> encoded_bytes(Weights({"w": torch.zeros(100_000)})) < 20
     True
     """
-    plain = (tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in weights.values())
-    return sum(len(encode(tensor).record) for tensor in plain)
+    return sum(len(encode(tensor).record) for tensor in weights.values())
 
 
 @final
