@@ -57,7 +57,7 @@ def main(photographs: Path, images: Path, output: Path) -> None:
             if steps:
                 codec.fineness *= (mse(quality) / mse(31.6)) ** 0.7  # about where it will be
                 recipe = Recipe(mse(quality), steps, Multiplicative(start=0.3), frozen=0.0, lr=1e-3, decay=1.0)
-                train(codec, data, recipe, checkpoint=output / f"{quality:g}.checkpoint")
+                train(codec, data, recipe, held_out=patches, checkpoint=output / f"{quality:g}.checkpoint")
             before = distortion(codec, patches)[1]
             after = calibrate(codec, patches, mse(quality))
             save(codec, file)

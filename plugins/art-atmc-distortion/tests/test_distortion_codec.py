@@ -228,6 +228,19 @@ def test_training_goes_on_bit_for_bit(photographs, tmp_path):
         train(Codec(SMALL), photographs, dataclasses.replace(recipe, rule=Hinge(3.0)), checkpoint=file)
 
 
+def test_the_multiplier_is_moved_by_what_the_bound_is_to_be_met_on(photographs):
+    """A flat image has hardly an error and noise a large one, whatever the photographs have."""
+    random = np.random.default_rng(0)
+    noise = torch.from_numpy(random.integers(0, 256, (6, 3, 16, 16))).float()
+    recipe = Recipe(at_most=20.0, steps=4, frozen=0.0, batch=1, side=16)
+    for held_out, rises in ((torch.full_like(noise, 77.0), False), (noise, True)):
+        torch.manual_seed(0)
+        rows = train(Codec(SMALL), photographs, recipe, held_out=held_out)
+        multipliers = [row.multiplier for row in rows]
+        assert multipliers == sorted(multipliers, reverse=not rises)
+        assert len(set(multipliers)) == 4
+
+
 class Stopping:
     """Photographs that end after some batches."""
 

@@ -41,9 +41,9 @@ def train(
     images = Photographs.of(photographs)
     torch.manual_seed(seed)
     codec = Codec() if start is None else load(start)
-    bound = mse(psnr)
-    trained(codec, images, Recipe(bound, steps, seed=seed), checkpoint=model.with_suffix(".checkpoint"))
-    patches = images.held_out(512, 96)
+    bound, patches = mse(psnr), images.held_out(512, 64)
+    recipe = Recipe(bound, steps, seed=seed)
+    trained(codec, images, recipe, held_out=patches, checkpoint=model.with_suffix(".checkpoint"))
     before = distortion(codec, patches)[1]
     calibrate(codec, patches, bound)
     rate, after = distortion(codec, patches)

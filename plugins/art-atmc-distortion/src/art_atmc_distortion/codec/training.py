@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from art_atmc_distortion.multipliers import Rule
 from art_atmc_distortion.rules import Multiplicative
 
 __all__ = ["Recipe", "Row", "calibrate", "distortion", "load", "mse", "save", "train"]
+
+OBSERVED: Final = 4
+"""Patches a step on which a bound that holds elsewhere is measured."""
 
 Enforced = Callable[[torch.optim.Optimizer], AbstractContextManager[None]]
 
@@ -94,12 +97,16 @@ def train(
     photographs: Photographs,
     recipe: Recipe,
     *,
+    held_out: Tensor | None = None,
     checkpoint: Path | None = None,
     every: int = 100,
     enforced: Enforced | None = None,
 ) -> list[Row]:
     """Train in place; a row for each step.
 
+    :param held_out: patches on which the bound is to be met, such as those of :func:`calibrate`: the multiplier is then
+        moved by the distortion of a few of them, each step the next. Without them it is moved by that of the batch, and
+        the bound is met on the photographs themselves, which may be rougher or smoother than what is held out.
     :param checkpoint: file from which an interrupted training goes on, bit for bit, and which is written every so many
         steps.
     :param enforced: given the optimizer, a block in which constraints on weights are enforced
@@ -127,7 +134,8 @@ def train(
             images = next(patches)
             coded = codec(images)
             error = (coded.images - images).square().mean()
-            loss = lagrangian(coded.rate, [error])
+            observed = None if held_out is None else [distortion(codec, _in_turn(held_out, step))[1]]
+            loss = lagrangian(coded.rate, [error], observed)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(networks, 1.0)
@@ -137,6 +145,12 @@ def train(
                 _write(checkpoint, recipe, codec, optimizer, lagrangian, generator, rows)
     codec.eval()
     return rows
+
+
+def _in_turn(patches: Tensor, step: int) -> Tensor:
+    """A few of the patches that are new at each step until all have had their turn."""
+    start = step * OBSERVED % len(patches)
+    return patches[start : start + OBSERVED]
 
 
 @torch.inference_mode()
