@@ -89,13 +89,15 @@ class Toy:
         self.tensor = torch.randn(count, generator=torch.Generator().manual_seed(0))
         self.all = self.tensor.clone()
         self.loss = loss
+        self.densities = []
 
     @property
     def weights(self):
         return Weights({"w": self.tensor})
 
     def controller(self, target):
-        controller = SmallestController(target, self.knob, (torch.zeros(1), torch.zeros(1)), None, lambda: self.weights)
+        controlled = self.knob, (torch.zeros(1), torch.zeros(1)), None, lambda: self.weights
+        controller = SmallestController(target, lambda: None, *controlled)
         controller.measured = lambda run: {  # type: ignore[method-assign]
             "robust_loss": self.loss(self.tensor),
             "density": self.weights.nnz() / len(self.tensor),
@@ -107,11 +109,20 @@ class Toy:
         run = SimpleNamespace(
             epoch=0,
             epochs=epochs,
+            batches=2,
+            accumulating=False,
             weights=lambda: {"w": self.tensor.clone()},
-            model=SimpleNamespace(load_state_dict=lambda state: self.tensor.copy_(state["w"])),
+            model=SimpleNamespace(
+                load_state_dict=lambda state: self.tensor.copy_(state["w"]),
+                named_parameters=lambda: [],
+                named_buffers=lambda: [],
+            ),
         )
         for run.epoch in range(epochs):
+            for run.batch in (1, 2):
+                controller.on_batch_end(run)
             self.tensor.copy_(Sparsity(self.knob.density).project(Weights({"w": self.all}))["w"])
+            self.densities.append(self.knob.density)
             controller.on_validation(run, {})
         controller.on_train_end(run)
         return self.knob.density
@@ -140,6 +151,13 @@ def test_the_fewest_weights_of_a_linear_model_are_those_of_the_exhaustive_search
         toy = Toy(lambda w: loss(w.double().numpy()), 12)
         toy.tensor, toy.all = torch.from_numpy(truth.copy()).float(), torch.from_numpy(truth).float()
         assert round(12 * toy.run(Smallest(robust_loss=bound), 30)) == expected
+
+
+def test_the_density_comes_to_rest_before_the_run_ends():
+    toy = Toy(lambda w: (int(w.count_nonzero()) / len(w)) ** -0.5 * (1 + 0.03 * (-1) ** len(toy.densities)))
+    toy.run(Smallest(robust_loss=3.0), 40)
+    rest = toy.densities[30:]
+    assert max(rest) < 1.1 * min(rest)
 
 
 def test_the_smallest_density_allowed_is_the_answer_where_it_is_good_enough():

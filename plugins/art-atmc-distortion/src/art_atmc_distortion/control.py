@@ -13,18 +13,19 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from art_atmc import Sparsity, Weights
+from art_atmc import Weights
 from art_atmc.attacks import Problem, perturb
 from art_atmc.classifiers import Network, misclassified
 from art_atmc.training import Callback, Run
 from art_atmc_distortion.knob import Knob
+from art_atmc_distortion.mean import Mean
 from art_atmc_distortion.targets import Fits, InfeasibleError, Smallest
 
 __all__ = ["Controller", "FitsController", "SmallestController", "measured"]
 
-GAIN: Final = (4.5, 18.0)  # of ln density over a run at the pace of its end, and what is added at its start
-SHARPNESS: Final = 3.0
-SLACK, TRIMS = 0.03, 10  # of a bound that may be left unused, and how often it is tried to use it
+GAIN: Final = 22.5  # of ln density over a run at the pace of its start; the pace falls to zero at its end
+HEALING: Final = 1 / 3  # of the logarithm by which the density fell in an epoch: the loss that the next one takes back
+SHARPNESS: Final = 4.0  # a loss falls by about a quarter of the logarithm by which the density rises
 SETTLED: Final = 0.6  # share of the run after which the density of a file no longer falls by plan
 
 
@@ -105,22 +106,44 @@ class Controller(Callback, abc.ABC):
 class SmallestController(Controller):
     r"""Lets the density sit where the worst violation is zero.
 
-    .. math:: \ln d \leftarrow \mathrm{clip}\bigl(\ln d + \eta_e\, \mathrm{clip}(3 v, -1, 1),\; \ln d_{\min},\; 0\bigr),
-              \quad \eta_e = \bigl(18\,(1 - e/E) + 4.5\bigr) / E
+    .. math:: \ln d \leftarrow \mathrm{clip}\bigl(\ln d + \eta_e\, \mathrm{clip}(4 v + \tfrac43 \Delta_e, -1, 1),\;
+              \ln d_{\min},\; 0\bigr), \quad \eta_e = \min\Bigl(1,\; \frac{22.5}{E} (1 - e/E)\Bigr)
+
+    over the first half of the next epoch, where :math:`\Delta_e` is how far ln d moved in this one: just after a fall a
+    network is worse than it will be. From the first epoch that meets the bound to the first that exceeds it again
+    the density falls at the full pace.
 
     :param target: what is asked for.
+    :param obey: puts the present weights on all constraints.
+
+    What is measured, and kept, is the mean of an epoch's weights, put on the constraints. Networks become better as the
+    learning rate falls; the weights of a single step tell of it when little training is left, the mean tells before.
 
     Before the dense network is good enough nothing is pruned; when it is not by the end of the warm-up, the run ends.
-    The learning rate falls to the end of a run and networks become better with it, faster than the density follows: the
-    slack that is left is used by pruning the kept network a little further, without training.
     """
 
-    def __init__(self, target: Smallest, *controlled: Any) -> None:
+    def __init__(self, target: Smallest, obey: Callable[[], None], *controlled: Any) -> None:
         super().__init__(*controlled)
-        self.target = target
+        self.target, self.obey = target, obey
+        self.mean = Mean()
+        self.way = 1.0, 1.0
         self.fewest: int | None = None
-        self.started = False
+        self.started = self.settling = False
         self.nearest: tuple[float, dict[str, float], float] = (math.inf, {}, 1.0)
+
+    def on_batch_end(self, run: Run) -> None:
+        if run.accumulating:
+            return
+        share = min(1.0, 2 * run.batch / run.batches) if run.batches else 1.0
+        start, end = self.way
+        self.turn(start * (end / start) ** share)
+        self.mean.add(run.model)
+
+    def on_validation(self, run: Run, row: Mapping[str, float]) -> None:
+        with self.mean.standing_in(run.model):
+            self.obey()
+            super().on_validation(run, row)
+        self.mean.clear()
 
     def decide(self, run: Run) -> None:
         found = self.target.violations(self.row)
@@ -140,9 +163,12 @@ class SmallestController(Controller):
                     f"{self._asked()} was asked for: choose less, or train longer or a larger network"
                 )
             return
-        gain = (GAIN[1] * (1 - run.epoch / run.epochs) + GAIN[0]) / run.epochs
-        move = gain * min(max(-SHARPNESS * violation, -1.0), 1.0)
-        self.turn(min(max(self.knob.density * math.exp(-move), self.target.least_density), 1.0))
+        self.settling = self.settling or violation > 0
+        healed = violation + HEALING * math.log(self.way[1] / self.way[0])
+        wanted = SHARPNESS * healed if self.settling else -1.0
+        pace = min(1.0, GAIN * (1 - run.epoch / run.epochs) / run.epochs)
+        move = pace * min(max(wanted, -1.0), 1.0)
+        self.way = self.way[1], min(max(self.way[1] * math.exp(move), self.target.least_density), 1.0)
 
     def on_train_end(self, run: Run) -> None:
         if self.fewest is None:
@@ -150,30 +176,7 @@ class SmallestController(Controller):
                 f"no epoch met {self._asked()}; the nearest reached {self._seen()} at density {self.nearest[2]:.3g}: "
                 "choose less, or train longer"
             )
-        run.model.load_state_dict(self.weights)
-        self._trim(run)
-        weights = self.compressed()
-        self.turn(weights.nnz() / weights.dense_size)
-
-    def _trim(self, run: Run) -> None:
-        """Take what slack is left: the fewest of the largest weights that still meet the target, by bisection.
-
-        Weights that training has settled on can spare few, so that steps begin small and double.
-        """
-        weights = self.compressed()
-        before = weights.clone()
-        low = max(1, math.ceil(self.target.least_density * weights.dense_size)) - 1
-        high, step = weights.nnz(), max(1, weights.nnz() // 50)
-        violation = max(self.target.violations(self.measured(run)).values())
-        for _ in range(TRIMS):
-            if violation > -SLACK or high - low <= max(1, high // 200):
-                break
-            k = max((low + high) // 2, high - step)
-            weights.assign_(Sparsity(k / weights.dense_size).project(before))
-            found = max(self.target.violations(self.measured(run)).values())
-            low, high, violation = (low, k, found) if found <= 0 else (k, high, violation)
-            step *= 2
-        weights.assign_(Sparsity(high / weights.dense_size).project(before))
+        super().on_train_end(run)
 
     def _asked(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in self.target.bounds.items())
@@ -182,20 +185,22 @@ class SmallestController(Controller):
         return ", ".join(f"{name.replace('_', ' ')} {self.nearest[1][name]:.3g}" for name in self.target.bounds)
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {"fewest": self.fewest, "started": self.started, "nearest": list(self.nearest)}
-        return super().state_dict() | kept
+        kept = {"fewest": self.fewest, "nearest": list(self.nearest), "mean": self.mean.state_dict()}
+        return super().state_dict() | kept | {"started": self.started, "settling": self.settling, "way": list(self.way)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.fewest, self.started = state["fewest"], state["started"]
+        self.fewest, self.started, self.settling = state["fewest"], state["started"], state["settling"]
         self.nearest = tuple(state["nearest"])
+        self.mean.load_state_dict(state["mean"])
+        self.way = tuple(state["way"])
 
 
 @final
 class FitsController(Controller):
     r"""Lets the density fall to where the file has its size, which is measured once an epoch.
 
-    .. math:: d_e = d^* + (1 - d^*)(1 - p_e)^3, \qquad \ln d^* \leftarrow \ln d^* + \s \ln (B / \mathrm{bytes})
+    .. math:: d_e = d^* + (1 - d^*)(1 - p_e)^3, \qquad \ln d^* \leftarrow \ln d^* + s \ln (B / \mathrm{bytes})
 
     with p the share of the way, and bytes without what is no weight; s = 1.1 far from the target, since positions get
     dearer as weights get fewer, and 1 near it.

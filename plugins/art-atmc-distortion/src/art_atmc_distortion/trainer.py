@@ -12,7 +12,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_atmc import PGD, ATMCTrainer, CompressedModel, Constraint, Sparsity, Tightening, Weights, compressible
 from art_atmc.classifiers import arrays
-from art_atmc.compression import project
+from art_atmc.compression import finalize, project
 from art_atmc.plugins import parse
 from art_atmc.training import Objective
 from art_atmc_distortion.control import Controller, FitsController, SmallestController
@@ -30,8 +30,9 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
     .. math:: \min_\theta \|\theta\|_0 \;\text{ s.t. }\; m(\theta) \le c \qquad \text{or} \qquad
               \min_\theta f(\theta) \;\text{ s.t. }\; \mathrm{bytes}(\theta) \le B
 
-    Training begins dense. Once an epoch the weights, as they would be shipped, are measured on validation data, and the
-    density is moved; the network that is kept is the smallest that met the target, or the most robust that fits. The
+    Training begins dense. Once an epoch the network is measured on validation data as it would be shipped, and the
+    density is moved; for a bound it is the mean of the epoch's weights that is measured and shipped, for a file the
+    weights themselves. The network that is kept is the smallest that met the target, or the most robust that fits. The
     target holds on the validation data; on other data within what these few examples can tell.
 
     :param classifier: an ART ``PyTorchClassifier`` with an optimizer; trained in place.
@@ -152,7 +153,7 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
         attack = self._attack if target.attack is None else target.attack
         controlled = self._knob, validation, attack, self._weights
         if isinstance(target, Smallest):
-            return SmallestController(target, *controlled)
+            return SmallestController(target, lambda: finalize(self._trainer.solvers), *controlled)
         return FitsController(
             target, lambda: self._model().file_bytes, lambda: encoded_bytes(self._weights()), *controlled
         )
