@@ -28,6 +28,7 @@ def encoded_bytes(weights: Weights) -> int:
 
     Names, biases and whatever else a file holds come on top.
 
+    >>> import torch
     >>> encoded_bytes(Weights({"w": torch.zeros(100_000)})) < 20
     True
     """
@@ -50,6 +51,7 @@ class FileSize(Constraint):
     :param bits: b, an integer in 1..16.
     :raises ValueError: for numbers out of range.
 
+    >>> import torch
     >>> weights = Weights({"w": torch.randn(10_000, generator=torch.Generator().manual_seed(0))})
     >>> 990 <= encoded_bytes(FileSize(bytes=1000).project(weights)) <= 1000
     True
