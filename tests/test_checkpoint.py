@@ -172,18 +172,18 @@ def test_other_conditions_are_refused_with_all_that_differs(make_classifier, dig
 @pytest.mark.parametrize("package", ["torch", "art-atmc"])
 def test_another_version_is_refused(make_classifier, digits, tmp_path, monkeypatch, package):
     compressing(make_classifier, digits, tmp_path)
-    from art_atmc.training import run
+    from art_atmc.training import checkpoint_folder
 
-    now = run.versions()
-    monkeypatch.setattr(run, "versions", lambda: now | {package: "9.9"})
+    now = checkpoint_folder.versions()
+    monkeypatch.setattr(checkpoint_folder, "versions", lambda: now | {package: "9.9"})
     with pytest.raises(ValueError, match=f"version of {package}: .* 9.9 now"):
         compressing(make_classifier, digits, tmp_path)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_fit_goes_on(make_classifier, digits, tmp_path, monkeypatch):
-    from art_atmc.training import checkpoint
+    from art_atmc.training import checkpoint_folder
 
-    real, calls = checkpoint.write_file, []
+    real, calls = checkpoint_folder.write_file, []
 
     def full(path, content):
         calls.append(path)
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_fit_goes_on(make_classif
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_file", full)
+    monkeypatch.setattr(checkpoint_folder, "write_file", full)
     with pytest.warns(UserWarning, match=r"could not be written, and the fit goes on: .*No space.*the last one is"):
         trainer = compressing(make_classifier, digits, tmp_path, every=4)
     assert digest(trainer) == digest(compressing(make_classifier, digits, None))

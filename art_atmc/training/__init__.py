@@ -7,7 +7,8 @@ from art_atmc.training.augmentation import CropAndFlip, ShiftAndMirror, crop_and
 from art_atmc.training.averaging import AveragedWeights
 from art_atmc.training.batches import ArrayBatches, Augmentation, Batch, Batches, GeneratedBatches
 from art_atmc.training.callbacks import BestEpoch, Callback, LogLines, ProgressBars
-from art_atmc.training.checkpoint import Checkpoint, Interrupted
+from art_atmc.training.checkpoint import Checkpoint
+from art_atmc.training.checkpoint_folder import CheckpointFolder, Interrupted, StopSignals
 from art_atmc.training.logs import EarlyStopping, JSONLines, TensorBoard
 from art_atmc.training.objective_trainer import ObjectiveTrainer
 from art_atmc.training.objectives import TRADES, Adversarial, Natural, Objective, Outcome
@@ -25,6 +26,7 @@ __all__ = [
     "BestEpoch",
     "Callback",
     "Checkpoint",
+    "CheckpointFolder",
     "Constant",
     "Cosine",
     "CropAndFlip",
@@ -45,6 +47,7 @@ __all__ = [
     "Run",
     "Scheduler",
     "ShiftAndMirror",
+    "StopSignals",
     "TensorBoard",
     "accuracy",
     "crop_and_flip",

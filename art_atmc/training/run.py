@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from art_atmc.support.randomness import global_states, set_global_states
-from art_atmc.support.versions import versions
 from art_atmc.training.callbacks import Callback
 from art_atmc.training.devices import World
 from art_atmc.training.objectives import Objective
@@ -88,7 +87,6 @@ class Run:
             "network": f"{type(self.model).__name__} {shapes}",
             "optimizer": f"{type(self.optimizer).__name__} {groups} rates {self.pace.own}",
             "learning rate": self.pace.described,
-            **{f"version of {name}": version for name, version in versions().items()},
             **self.settings,
         }
         for callback in self.callbacks:
