@@ -69,6 +69,9 @@ class Features(Distance):
         self.style: float = Real("[0, inf)", "0 is content alone").plain("style", style)
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
+    def __repr__(self) -> str:
+        return f"Features({type(self.network).__name__}, {list(self.layers)}, style={self.style})"
+
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         ours, theirs = self._maps(student), self._maps(teacher)
         content = (ours[0] - theirs[0]).abs().mean()

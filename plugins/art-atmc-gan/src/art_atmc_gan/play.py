@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,19 @@ class Game:
             "spread": float(scores.std()),
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        """All that changes; the teacher and the distance stay."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        optimizers = {"weights": self.weights, "scales": self.scales, "judge": self.judge}
+        return networks | optimizers | {f"schedule {i}": schedule for i, schedule in enumerate(self.schedules)}
+
     def _check(self, loss: Tensor, who: str) -> None:
         if not loss.isfinite():
             raise FloatingPointError(
@@ -117,6 +131,12 @@ class Collapse:
         self.patience = patience
         self._blind = self._perfect = 0
         self._said = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"blind": self._blind, "perfect": self._perfect, "said": self._said}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._blind, self._perfect, self._said = state["blind"], state["perfect"], state["said"]
 
     def look(self, figures: dict[str, float]) -> None:
         self._blind = self._blind + 1 if figures["spread"] < 1e-3 else 0

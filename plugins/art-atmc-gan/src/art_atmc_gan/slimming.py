@@ -2,11 +2,12 @@ r"""GAN slimming: distillation, channel sparsity and quantisation of a generator
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -23,14 +24,15 @@ from art_atmc import (
     Solver,
     StraightThrough,
     compressible,
-    enforced,
 )
 from art_atmc.classifiers import evaluating
 from art_atmc.support.numbers import Real, Whole
 from art_atmc_gan.activations import activation_ranges, calibrate_, clipped, quantize_activations_, quantizers
 from art_atmc_gan.admission import Images, check_networks, checked_images
 from art_atmc_gan.distillation import Distance, Pixels
-from art_atmc_gan.play import Collapse, Game, Rates
+from art_atmc_gan.phase import Batches, Phase
+from art_atmc_gan.play import Game, Rates
+from art_atmc_gan.progress import Progress, fingerprint
 from art_atmc_gan.proximal import Proximal
 from art_atmc_gan.removal import remove_channels
 from art_atmc_gan.scales import ScaleSparsity, channel_scales, coupled_scales
@@ -70,6 +72,10 @@ class GANSlimming:
     :param average: decay of the average of the weights, in [0, 1); 0 for the last ones.
     :param clip_values: the range of images.
     :param seed: of the order of images.
+    :param checkpoint: folder of this fit's checkpoints, from which an interrupted fit goes on, bit for bit, when it is
+        called again in the same way; one that is finished is not trained again. SIGTERM and Ctrl-C end the step, write
+        one and raise :class:`art_atmc.training.Interrupted`.
+    :param checkpoint_every: steps between two of them; None for one when the channels go and one at the end.
     :param verbose: print a line now and then.
     :raises TypeError: when a network is no module.
     :raises ValueError: when a number is out of range, for ``rho`` and ``density`` together, and for networks whose
@@ -103,6 +109,8 @@ class GANSlimming:
         average: float = 0.98,
         clip_values: tuple[float, float] = (-1.0, 1.0),
         seed: int = 0,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
         verbose: bool = True,
     ) -> None:
         for name, network in (("generator", generator), ("discriminator", discriminator), ("teacher", teacher)):
@@ -127,12 +135,16 @@ class GANSlimming:
         self.rates = rates or Rates()
         self.clip_values = (float(clip_values[0]), float(clip_values[1]))
         self.seed, self.verbose = seed, verbose
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        every = Whole(1, None, "it counts steps; None for the end of each phase", optional=True)
+        self.checkpoint_every: int | None = every.plain("checkpoint_every", checkpoint_every)
         self.teacher = copy.deepcopy(generator if teacher is None else teacher).eval().requires_grad_(False)
         self.generator = copy.deepcopy(generator).requires_grad_(True)
         self.discriminator = copy.deepcopy(discriminator).requires_grad_(True)
         self.removal: Removal | None = None
         self.history: list[dict[str, float]] = []
         self._input_shape: tuple[int, ...] | None = None
+        self._fits = 0
 
     def fit(self, x: Images, *, nb_steps: int = 400, fine_tuning_steps: int = 200, batch_size: int = 16) -> None:
         """Slim the generator on images of its source; then ``generator`` is the narrow one, in evaluation mode.
@@ -142,7 +154,8 @@ class GANSlimming:
         :param fine_tuning_steps: steps of the narrow network.
         :param batch_size: images in a step, at most N.
         :raises ValueError: for images of another shape or range, networks that do not fit them or each other, and
-            what :func:`~art_atmc_gan.channel_scales` refuses.
+            what :func:`~art_atmc_gan.channel_scales` refuses; for checkpoints of a fit under other conditions, with all
+            that differs.
         :raises FloatingPointError: when a loss is not finite; the networks are those before that step.
         :warns UserWarning: when the discriminator has collapsed, or more than 1 % of what a layer reads is clipped.
         """
@@ -154,14 +167,15 @@ class GANSlimming:
         check_networks(self.generator, self.discriminator, self.teacher, sample[:2], self.clip_values)
         if self.activation_bits is not None and not quantizers(self.generator):
             quantize_activations_(self.generator, self.activation_bits, sample)
-        rng = torch.Generator().manual_seed(self.seed)
-        self._play(images, nb_steps, batch_size, rng, sparse=True)
-        if self.rho is not None or self.density is not None:
-            self.removal = remove_channels(self.generator, sample)
-            self.generator = self.removal.model
-        if fine_tuning_steps or self.removal is not None:
-            # A layer that took over what constants added may have left the grid.
-            self._play(images, max(fine_tuning_steps, 1), batch_size, rng, sparse=False)
+        asked = {"nb_steps": nb_steps, "fine_tuning_steps": fine_tuning_steps, "batch_size": batch_size}
+        with self._progress(images, asked) as progress:
+            self._phase(progress, images, nb_steps, batch_size, sparse=True)
+            if self.rho is not None or self.density is not None:
+                self.removal = remove_channels(self.generator, sample)
+                self.generator = self.removal.model
+            if fine_tuning_steps or self.removal is not None:
+                # A layer that took over what constants added may have left the grid.
+                self._phase(progress, images, max(fine_tuning_steps, 1), batch_size, sparse=False)
         calibrate_(self.generator, sample)
         self._warn_of_clipping(images[-64:])
 
@@ -182,35 +196,46 @@ class GANSlimming:
             self.generator, self.constraints, metrics=ranges | (metrics or {}), input_shape=self._input_shape
         )
 
-    def _play(self, images: Tensor, nb_steps: int, batch_size: int, rng: torch.Generator, *, sparse: bool) -> None:
+    def _progress(self, images: Tensor, asked: dict[str, int]) -> Progress:
+        """A second fit has a folder of its own in that of the first."""
+        self._fits += 1
+        folder = (
+            self.checkpoint if self.checkpoint is None or self._fits == 1 else self.checkpoint / f"fit-{self._fits}"
+        )
+        names = ("rho", "density", "least", "beta", "distance", "bits", "activation_bits", "constraints", "rates")
+        settings = {name: getattr(self, name) for name in (*names, "average", "clip_values", "seed")} | asked
+        # Of an object that does not describe itself its class counts, not its place in memory.
+        conditions = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in settings.items()}
+        if folder is not None:
+            held = {"images": images, "generator": self.generator, "discriminator": self.discriminator}
+            conditions |= {name: fingerprint(part) for name, part in (held | {"teacher": self.teacher}).items()}
+        rng = torch.Generator().manual_seed(self.seed)
+        progress = Progress(folder, self.checkpoint_every, conditions, rng, self.history)
+        if progress.taken_up and self.verbose:
+            print(f"going on from {folder}")
+        return progress
+
+    def _phase(self, progress: Progress, images: Tensor, nb_steps: int, batch_size: int, *, sparse: bool) -> None:
         game = Game(self.generator, self.discriminator, self.teacher, self.beta, self.distance, self.rates, nb_steps)
         ramp = Ramp(0, math.ceil(0.6 * nb_steps)) if sparse else Ramp()
         weights = compressible(self.generator)
-        solvers: list[Solver] = [StraightThrough(weights, c, ramp=ramp) for c in self.constraints]
+        on_weights: list[Solver] = [StraightThrough(weights, c, ramp=ramp) for c in self.constraints]
         on_scales: list[Solver] = []
         if sparse and (self.rho is not None or self.density is not None):
             on_scales.append(self._solver(images[:2], game.scales, ramp))
-        average = {name: p.detach().clone() for name, p in self.generator.named_parameters()}
-        collapse = Collapse()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(enforced(game.weights, solvers))
-            stack.enter_context(enforced(game.scales, on_scales))
-            batch = _batches(len(images), batch_size, rng)
-            for step in range(1, nb_steps + 1):
-                figures = game.step(images[batch()])
-                collapse.look(figures)
-                with torch.no_grad():
-                    for name, p in self.generator.named_parameters():
-                        average[name].lerp_(p, 1 - self.average)
-                if step % 50 == 0 or step == nb_steps:
-                    figures |= {key: value for solver in on_scales for key, value in solver.figures().items()}
-                    self.history.append({"step": float(step), "sparse": float(sparse)} | figures)
-                    if self.verbose:
-                        print(", ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
-            with torch.no_grad():  # inside of the blocks, whose end puts the average on the constraints
-                for name, p in self.generator.named_parameters():
-                    p.copy_(average[name] * (p != 0) if name in _names(on_scales) else average[name])
-        self.generator.eval()
+        batches = Batches(len(images), batch_size, progress.rng)
+        phase = Phase(game, on_weights, on_scales, batches, nb_steps, self.average)
+
+        def settled(figures: dict[str, float]) -> None:
+            if phase.step % 50 == 0 or phase.step == nb_steps:
+                self.history.append({"step": float(phase.step), "sparse": float(sparse)} | figures)
+                if self.verbose:
+                    print(", ".join(f"{key} {value:.4g}" for key, value in self.history[-1].items()))
+            progress.settle(phase)
+
+        if not progress.resume(phase):
+            phase.play(images, settled)
+            progress.finish(phase)
 
     def _solver(self, sample: Tensor, optimizer: torch.optim.Optimizer, ramp: Ramp) -> Solver:
         scales = channel_scales(self.generator, sample)
@@ -229,19 +254,3 @@ class GANSlimming:
     def _warn_of_clipping(self, sample: Tensor) -> None:
         if many := {name: share for name, share in clipped(self.generator, sample).items() if share > 0.01}:
             warnings.warn(f"the ranges of activations saturate: shares clipped {many}", stacklevel=3)
-
-
-def _names(solvers: Sequence[Solver]) -> set[str]:
-    return {name for solver in solvers for name in solver.weights}
-
-
-def _batches(n: int, size: int, rng: torch.Generator) -> Callable[[], Tensor]:
-    """Draws without replacement, epoch by epoch; what is left of an epoch is dropped."""
-    left: list[Tensor] = []
-
-    def draw() -> Tensor:
-        if not left:
-            left.extend(torch.randperm(n, generator=rng).split(size)[: n // size])
-        return left.pop(0)
-
-    return draw
