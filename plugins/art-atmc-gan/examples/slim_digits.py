@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -43,98 +44,146 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--strengths", nargs="*", type=float, default=[], help="only try these penalties, on seed 0")
+    parser.add_argument("--least", type=int, default=0, help="scales that each layer keeps under those")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = images(options.photos, options.mnist)
     judge = scorer(data, options.output / "scorer.pt")
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in range(options.seeds):
-        dense = teacher(data, judge, options.output / f"teacher-{seed}.pt", seed)
+        made = teacher(data, judge, options.output / f"teacher-{seed}.pt", seed)
+        generator, discriminator = ResidualGenerator(WIDTHS).eval(), PatchDiscriminator()
+        generator.load_state_dict(made["generator"])
+        discriminator.load_state_dict(made["discriminator"])
+        start = Start(generator, discriminator, data, judge, options.output, seed)
+        if options.strengths:
+            strengths(start, options.strengths, options.least)
+            return
         for way in options.ways:
-            rows.setdefault(way, []).append(recorded(way, dense, data, judge, options.output, seed))
+            rows.setdefault(way, []).append(recorded(way, start))
     table(rows)
 
 
-Way = Callable[[nn.Module, nn.Module, torch.Tensor, int], tuple[nn.Module, CompressedModel]]
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What every way begins with: a trained generator with its discriminator, images, and who scores."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    data: dict[str, Digits]
+    judge: Scorer
+    output: Path
+    seed: int
+
+    @property
+    def x(self) -> torch.Tensor:
+        return self.data["train"].source
+
+    def slimming(self, generator: nn.Module, **options: Any) -> GANSlimming:
+        discriminator = options.pop("discriminator", self.discriminator)
+        return GANSlimming(generator, discriminator, teacher=self.generator, seed=self.seed, verbose=False, **options)
+
+
+Way = Callable[[Start], tuple[nn.Module, CompressedModel]]
 
 
 def slimmed(**options: Any) -> Way:
-    def way(generator: nn.Module, discriminator: nn.Module, x: torch.Tensor, seed: int) -> Any:
-        slimming = GANSlimming(generator, discriminator, seed=seed, verbose=False, **options)
-        slimming.fit(x, nb_steps=SLIM, fine_tuning_steps=TUNE)
+    def way(start: Start) -> Any:
+        slimming = start.slimming(start.generator, **options)
+        slimming.fit(start.x, nb_steps=SLIM, fine_tuning_steps=TUNE)
         return slimming.generator, slimming.compress()
 
     return way
 
 
-def dense(generator: nn.Module, *_: Any) -> Any:
+def as_it_is(generator: nn.Module) -> tuple[nn.Module, CompressedModel]:
     return generator, CompressedModel.of(generator, input_shape=(3, 32, 32))
 
 
-def distilled(generator: nn.Module, discriminator: nn.Module, x: torch.Tensor, seed: int) -> Any:
-    """A narrow network from random weights."""
-    torch.manual_seed(seed)
+def dense(start: Start) -> Any:
+    return as_it_is(start.generator)
+
+
+def narrow_from_scratch(start: Start) -> Any:
+    """A narrow network that never saw the teacher: trained as the teacher was, for as many steps as both take."""
+    path = start.output / f"narrow-{start.seed}.pt"
+    made = teacher(start.data, start.judge, path, start.seed, 1000 + SLIM + TUNE, NARROW)
     narrow = ResidualGenerator(NARROW)
-    slimming = GANSlimming(narrow, discriminator, teacher=generator, seed=seed, verbose=False)
-    slimming.fit(x, nb_steps=SLIM + TUNE, fine_tuning_steps=0)
+    narrow.load_state_dict(made["generator"])
+    return as_it_is(narrow)
+
+
+def distilled(start: Start) -> Any:
+    """A narrow network from random weights."""
+    torch.manual_seed(start.seed)
+    slimming = start.slimming(ResidualGenerator(NARROW))
+    slimming.fit(start.x, nb_steps=SLIM + TUNE, fine_tuning_steps=0)
     return slimming.generator, slimming.compress()
 
 
-def pipeline(generator: nn.Module, discriminator: nn.Module, x: torch.Tensor, seed: int) -> Any:
+def pipeline(start: Start) -> Any:
     """Prune once, distil, then quantise."""
-    pruned = copy.deepcopy(generator)
-    scales = channel_scales(pruned, x[:2])
+    pruned = copy.deepcopy(start.generator)
+    scales = channel_scales(pruned, start.x[:2])
     scales.assign_(ScaleSparsity(DENSITY).project(scales.detach()))
-    small = remove_channels(pruned, x[:16]).model
-    first = GANSlimming(small, discriminator, teacher=generator, seed=seed, verbose=False)
-    first.fit(x, nb_steps=SLIM, fine_tuning_steps=0)
-    second = GANSlimming(first.generator, first.discriminator, teacher=generator, bits=8, seed=seed, verbose=False)
-    second.fit(x, nb_steps=TUNE, fine_tuning_steps=0)
+    first = start.slimming(remove_channels(pruned, start.x[:16]).model)
+    first.fit(start.x, nb_steps=SLIM, fine_tuning_steps=0)
+    second = start.slimming(first.generator, discriminator=first.discriminator, bits=8)
+    second.fit(start.x, nb_steps=TUNE, fine_tuning_steps=0)
     return second.generator, second.compress()
 
 
+# The penalty's strengths are those of `strengths` that come nearest to the budget's multiply-adds.
 WAYS: dict[str, Way] = {
     "dense": dense,
+    "narrow from scratch": narrow_from_scratch,
+    "distilled to narrow": distilled,
+    "prune, distil, quantise": pipeline,
     "budget": slimmed(density=DENSITY),
     "budget, 8 bits": slimmed(density=DENSITY, bits=8),
     "budget of 0.2, 6 bits": slimmed(density=0.2, bits=6, activation_bits=8),
-    "penalty 1 (GS-32)": slimmed(rho=1.0, least=0),
     "penalty 0.3, 8 bits (GS-8)": slimmed(rho=0.3, least=0, bits=8),
-    "penalty 1, 8 bits (GS-8)": slimmed(rho=1.0, least=0, bits=8),
-    "distilled to narrow": distilled,
-    "prune, distil, quantise": pipeline,
 }
 
 
-def recorded(
-    way: str, made: dict[str, Any], data: dict[str, Digits], judge: Scorer, output: Path, seed: int
-) -> dict[str, Any]:
+def strengths(start: Start, rhos: list[float], least: int) -> None:
+    """What penalties leave after their steps, without fine-tuning; scored on validation data."""
+    for rho in rhos:
+        slimming = start.slimming(start.generator, rho=rho, least=least)
+        slimming.fit(start.x, nb_steps=SLIM, fine_tuning_steps=0)
+        assert slimming.removal is not None
+        validation = start.data["validation"]
+        score = start.judge.score(translated(slimming.generator, validation.source), validation)
+        saved = work(start.generator, start.x) / work(slimming.generator, start.x)
+        widths = [after for _, after in slimming.removal.widths.values()]
+        print(json.dumps({"rho": rho, "least": least, "multiply-adds /": saved, "widths": widths} | score), flush=True)
+
+
+def work(network: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-adds of one image."""
+    return sum(count.dense for count in multiply_adds(network.eval(), x[:2]).values())
+
+
+def recorded(way: str, start: Start) -> dict[str, Any]:
     """The figures of a run, from the folder where they are there."""
-    path = output / f"{way.translate(str.maketrans(' ,', '--', '()'))}-{seed}.json"
+    path = start.output / f"{way.translate(str.maketrans(' ,', '--', '()'))}-{start.seed}.json"
     if path.exists():
         return json.loads(path.read_text())  # type: ignore[no-any-return]
-    generator, discriminator = ResidualGenerator(WIDTHS), PatchDiscriminator()
-    generator.load_state_dict(made["generator"])
-    discriminator.load_state_dict(made["discriminator"])
-    generator.eval()
     started = time.process_time()
-    small, compressed = WAYS[way](generator, discriminator, data["train"].source, seed)
+    small, compressed = WAYS[way](start)
     spent = time.process_time() - started
-    x = data["test"].source
-    small.eval()
-    figures: dict[str, Any] = {"way": way, "seed": seed, "cpu": spent, "file": compressed.file_bytes}
+    figures: dict[str, Any] = {"way": way, "seed": start.seed, "cpu": spent, "file": compressed.file_bytes}
     for part in ("validation", "test"):
-        figures[part] = judge.score(translated(small, data[part].source), data[part])
-    small.eval(), generator.eval()
-    figures["multiply_adds"] = sum(count.dense for count in multiply_adds(small, x[:2]).values())
+        figures[part] = start.judge.score(translated(small, start.data[part].source), start.data[part])
+    x = start.data["test"].source
+    figures["multiply_adds"] = work(small, x)
     figures["parameters"] = sum(p.numel() for p in small.parameters())
     figures["widths"] = [m.num_features for m in small.modules() if isinstance(m, nn.InstanceNorm2d) and m.affine]
     compressed.save(path.with_suffix(".atmc"))
     path.write_text(json.dumps(figures))
-    sheet(
-        [x[:16], translated(generator, x[:16]), translated(small, x[:16]), data["test"].target[:16]],
-        path.with_suffix(".png"),
-    )
+    looks = [x[:16], translated(start.generator, x[:16]), translated(small, x[:16]), start.data["test"].target[:16]]
+    sheet(looks, path.with_suffix(".png"))
     print(json.dumps(figures), flush=True)
     return figures
 
