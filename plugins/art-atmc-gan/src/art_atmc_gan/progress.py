@@ -132,7 +132,7 @@ def fingerprint(held: Tensor | nn.Module) -> str:
     tensors = held.state_dict() if isinstance(held, nn.Module) else {"": held}
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

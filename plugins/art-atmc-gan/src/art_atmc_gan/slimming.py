@@ -207,8 +207,8 @@ class GANSlimming:
         # Of an object that does not describe itself its class counts, not its place in memory.
         conditions = {name: re.sub(r" at 0x[0-9a-f]+", "", repr(value)) for name, value in settings.items()}
         if folder is not None:
-            held = {"images": images, "generator": self.generator, "discriminator": self.discriminator}
-            conditions |= {name: fingerprint(part) for name, part in (held | {"teacher": self.teacher}).items()}
+            networks = {name: getattr(self, name) for name in ("generator", "discriminator", "teacher")}
+            conditions |= {name: fingerprint(part) for name, part in ({"images": images} | networks).items()}
         rng = torch.Generator().manual_seed(self.seed)
         progress = Progress(folder, self.checkpoint_every, conditions, rng, self.history)
         if progress.taken_up and self.verbose:
