@@ -135,7 +135,7 @@ def pipeline(start: Start) -> Any:
     return second.generator, second.compress()
 
 
-# A penalty of 2 leaves the budget's multiply-adds, as `strengths` finds.
+# In float32 a penalty of 2 leaves the budget's multiply-adds, as `strengths` finds.
 WAYS: dict[str, Way] = {
     "dense": dense,
     "narrow from scratch": narrow_from_scratch,
