@@ -18,6 +18,11 @@ from art_atmc.experiments.training import TRAININGS
 from art_atmc.training.rates import OneCycle
 
 
+def recycled(settings: Settings) -> Recycled:
+    assert isinstance(settings.attack, Recycled)
+    return settings.attack
+
+
 def test_fast_is_one_step_from_the_last_perturbation():
     settings = Settings.resolved("digits", training="fast", eps=0.75)
     first = PGD(0.75, 1.25 * 0.75 / 8, 8, random_start=False)
@@ -38,9 +43,9 @@ def test_mnist_is_trained_fast_unless_the_paper_is_reproduced():
 
 def test_what_the_user_says_goes_first():
     settings = Settings.resolved("digits", training="fast", lr=0.01, max_iter=2, eps=0.75, batch_size=32)
-    assert settings.attack.attack == PGD(0.75, 0.125, 2)
+    assert recycled(settings).attack == PGD(0.75, 0.125, 2)
     assert (settings.lr, settings.batch_size) == (0.01, 32)
-    assert Settings.resolved("digits", training="fast", eps_step=0.02).attack.attack == PGD(0.1, 0.02, 1)
+    assert recycled(Settings.resolved("digits", training="fast", eps_step=0.02)).attack == PGD(0.1, 0.02, 1)
 
 
 def test_steps_beside_an_attack_of_ones_own_are_refused():
@@ -109,9 +114,11 @@ def test_a_training_and_an_option_that_contradict_each_other_are_refused():
     assert Settings.resolved("mnist", training="fast", optimizer="adam", max_iter=2).max_iter == 2
     with pytest.raises(ValueError, match="`first_iter` must be left out.*`fresh` must be left out"):
         Settings.resolved("digits", training="paper", first_iter=5, fresh=0.1)
-    assert Settings.resolved("digits", training="fast", first_iter=5).attack.first.max_iter == 5
+    first = recycled(Settings.resolved("digits", training="fast", first_iter=5)).first
+    assert first is not None
+    assert first.max_iter == 5
 
 
 def test_fresh_visits_begin_at_random_for_objectives_that_need_it():
-    assert not Settings.resolved("digits", training="fast").attack.random_start
-    assert Settings.resolved("digits", training="fast", objective="trades:beta=6").attack.random_start
+    assert not recycled(Settings.resolved("digits", training="fast")).random_start
+    assert recycled(Settings.resolved("digits", training="fast", objective="trades:beta=6")).random_start

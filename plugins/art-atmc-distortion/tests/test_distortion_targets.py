@@ -154,7 +154,7 @@ def test_the_fewest_weights_of_a_linear_model_are_those_of_the_exhaustive_search
 
 
 def test_the_density_comes_to_rest_before_the_run_ends():
-    toy = Toy(lambda w: (int(w.count_nonzero()) / len(w)) ** -0.5 * (1 + 0.03 * (-1) ** len(toy.densities)))
+    toy: Toy = Toy(lambda w: (int(w.count_nonzero()) / len(w)) ** -0.5 * (1 + 0.03 * (-1) ** len(toy.densities)))
     toy.run(Smallest(robust_loss=3.0), 40)
     rest = toy.densities[30:]
     assert max(rest) < 1.1 * min(rest)
