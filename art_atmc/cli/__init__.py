@@ -10,7 +10,7 @@ import typer
 
 from art_atmc.cli import plugins
 from art_atmc.cli.bench import bench
-from art_atmc.cli.errors import options_of, sentence
+from art_atmc.cli.errors import options_of, sentence, translated
 from art_atmc.cli.evaluate import evaluate
 from art_atmc.cli.export import export
 from art_atmc.cli.inspect import inspect
@@ -52,7 +52,8 @@ app.add_typer(plugins.app, name="plugins")
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    typer.echo(f"art-atmc: warning: {message}", err=True)
+    said = translated(str(message), options_of(typer.main.get_command(app), sys.argv[1:]))
+    typer.echo(f"art-atmc: warning: {said}", err=True)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
-__all__ = ["options_of", "sentence"]
+__all__ = ["options_of", "sentence", "translated"]
 
 # What a user's files, data, settings, networks and machine bring about, wherever it is raised.
 MENDABLE: Final = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
@@ -43,7 +43,7 @@ def sentence(error: BaseException, options: Sequence[str]) -> str | None:
     if isinstance(error, MENDABLE) or (isinstance(error, DELIBERATE) and deliberate):
         text = _readable(error) if isinstance(error, OSError) else str(error) or type(error).__name__
         # What comes through the plug-ins speaks of the fields of a constraint.
-        return text if any(name.startswith("art_atmc.plugins.") for name in modules) else _translated(text, options)
+        return text if any(name.startswith("art_atmc.plugins.") for name in modules) else translated(text, options)
     if type(error).__name__ == "OutOfMemoryError":  # of torch, which this module does not import
         return f"the device has not enough memory: {error}"
     return None
@@ -64,7 +64,13 @@ def _readable(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
-def _translated(text: str, options: Sequence[str]) -> str:
+def translated(text: str, options: Sequence[str]) -> str:
+    """The arguments that ``text`` names in backquotes as options, where the command has one of that name.
+
+    >>> translated("leave `precision` out", ["--precision"])
+    'leave --precision out'
+    """
+
     def option(found: re.Match[str]) -> str:
         name = CALLED.get(found[1], found[1])
         called = f"--{name.replace('_', '-')}"
