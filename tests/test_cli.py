@@ -294,11 +294,14 @@ def test_zero_is_not_taken_for_a_default():
 
 
 def test_help_answers_in_half_a_second():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "train" in art_atmc("--help").stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time: what a user waits on an idle machine, whatever else this one is doing.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    def seconds() -> float:
+        """Processor time: what a user waits on an idle machine, whatever else this one is doing."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "train" in art_atmc("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5  # the fastest was disturbed least
 
 
 @pytest.mark.parametrize("module", ["art_atmc", "art_atmc.cli"])
