@@ -167,7 +167,7 @@ def test_a_first_visit_may_be_another_attack():
         Recycled(steps(1), first=3)  # type: ignore[arg-type]
 
 
-def test_a_share_of_the_batches_begins_anew():
+def test_a_share_of_the_batches_begins_again():
     x, y = batch()
     problem = Problem(network(), clip_values=(0, 1), generator=torch.Generator().manual_seed(0)).at(ALL)
     attack = Recycled(steps(1), free_step=False, first=steps(2), fresh=0.25, dtype=torch.float32)

@@ -70,8 +70,8 @@ class Recycled(Adversary):
     memory: Perturbations = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, attack in (("attack", self.attack), ("first", self.first)):
-            if not isinstance(attack, PGD) and not (name == "first" and attack is None):
+        for name, attack in (("attack", self.attack), ("first", self._first)):
+            if not isinstance(attack, PGD):
                 raise TypeError(
                     f"`{name}` must be a PGD, whose steps can go on from any point, got {type(attack).__name__}; "
                     "give Recycled(PGD(eps, eps_step, max_iter=1))"
@@ -101,7 +101,7 @@ class Recycled(Adversary):
 
     @property
     def _first(self) -> PGD:
-        return self.first or self.attack
+        return self.attack if self.first is None else self.first
 
     def __call__(self, problem: Problem, x: Tensor, y: Tensor) -> Tensor:
         rows = problem.rows
