@@ -293,15 +293,18 @@ def test_zero_is_not_taken_for_a_default():
             Settings.resolved("digits", **settings)
 
 
-def test_help_answers_in_half_a_second():
-    def seconds() -> float:
+def test_help_takes_little_more_than_the_library_that_prints_it():
+    def seconds(*command: str) -> float:
         """Processor time: what a user waits on an idle machine, whatever else this one is doing."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert "train" in art_atmc("--help").stdout
+        subprocess.run([sys.executable, *command], capture_output=True, env=ENVIRONMENT, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 0.5  # the fastest was disturbed least
+    # In turns, as a machine's speed changes; the fastest of each was disturbed least. It is 1.6, with torch 9.
+    pairs = [(seconds("-m", "art_atmc.cli", "--help"), seconds("-c", "import typer.rich_utils")) for _ in range(4)]
+    help_, library = map(min, zip(*pairs, strict=True))
+    assert help_ < 3 * library
 
 
 @pytest.mark.parametrize("module", ["art_atmc", "art_atmc.cli"])
