@@ -242,7 +242,7 @@ def recycled_figures() -> list[Figure]:
             f"{suites[test['suite']]}",
             value=f"{percent(test['worst_case'] / test['n'])} %",
             spread=f"{percent(low)} to {percent(high)}, 95 % interval of one network, {test['n']:,} test images",
-            command="python benchmarks/robust_mnist.py, see the page",
+            command="python benchmarks/robust.py, see the page",
             machine=run.get("machine", "one thread of an AMD EPYC with AVX-512 bf16, torch 2.13.0"),
             record="mnist/recycled.jsonl",
             headline=not run.get("overtaken", False),
