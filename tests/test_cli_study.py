@@ -86,6 +86,18 @@ def test_evaluate_takes_a_file_once_it_is_told_the_data(command, trained, tmp_pa
     assert "holds no network" in said
 
 
+def test_evaluate_certifies_where_it_is_asked_to(command, trained, tmp_path):
+    output = tmp_path / "evaluation.json"
+    arguments = ("evaluate", trained, "--examples", 4, "--output", output, "--quiet")
+    printed = command(*arguments, "--smoothing", 0.1, "--smoothing", 0.05).out
+    assert "Smoothing 0.1" in printed
+    assert [certificate.name for certificate in Evaluation.load(output).certificates] == [
+        "Smoothing 0.1",
+        "Smoothing 0.05",
+    ]
+    assert "scale` must be positive" in command(*arguments, "--smoothing", 0, status=2).err
+
+
 def test_sweep_and_report(command, tmp_path):
     arguments = ("sweep", "--data", "digits", "--output", tmp_path / "study", "--epochs", 2, "--max-iter", 1, "--quiet")
     printed = command(*arguments, "--recipe", "DA", "--recipe", "ATMC-b", "--density", 0.2, "--bits", 2).out

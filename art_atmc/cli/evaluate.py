@@ -23,6 +23,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Compressed model or folder of the network to transfer examples from."),
     ] = None,
+    smoothing: Annotated[
+        list[float] | None,
+        typer.Option(help="Certify too, by Gaussian noise of this scale on the inputs; may be repeated."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file; an interrupted evaluation goes on from it.")] = None,
     network: OwnNetwork = None,
     batch_size: Annotated[int, typer.Option(help="Examples at a time.", min=1)] = 256,
@@ -35,10 +39,11 @@ def evaluate(
     from rich.console import Console
 
     from art_atmc.data import load
-    from art_atmc.evaluation import SUITES
+    from art_atmc.evaluation import SUITES, Smoothing
     from art_atmc.evaluation import evaluate as run
     from art_atmc.experiments.folder import subject
 
+    certificates = [Smoothing(scale) for scale in smoothing or ()]
     torch.set_num_threads(threads)
     tested = subject(path, load_network(network))
     other = tested.dense if dense is None else subject(dense, load_network(network)).classifier
@@ -54,6 +59,7 @@ def evaluate(
             dataset.y_test[:examples],
             suite=SUITES[suite](eps, float(norm or tested.norm or "inf"), _steps(dataset.name)),
             dense=other,
+            certificates=certificates,
             batch_size=batch_size,
             seed=seed,
             checkpoint=output,
