@@ -25,7 +25,7 @@ test-plugins: $(VENV)/ready
 	$(BIN)/python -m pytest plugins
 
 coverage: $(VENV)/ready
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --durations=25
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
