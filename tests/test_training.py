@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -575,8 +576,12 @@ class Kept(Callback):
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 5, 8, 11])
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_a_run_that_goes_on_from_a_state_ends_on_the_same_bits(make_classifier, digits, at, kind):
+@pytest.mark.parametrize(
+    "make",
+    [torch.optim.SGD, torch.optim.Adam, functools.partial(torch.optim.Adam, fused=True)],
+    ids=["sgd", "adam", "fused adam"],
+)
+def test_a_run_that_goes_on_from_a_state_ends_on_the_same_bits(make_classifier, digits, at, make):
     """Dropout, augmentation, batch normalisation, an ART attack that draws from numpy: all random states count."""
 
     def model():
@@ -588,7 +593,6 @@ def test_a_run_that_goes_on_from_a_state_ends_on_the_same_bits(make_classifier, 
     def run(callback):
         torch.manual_seed(3)
         network = model()
-        make = torch.optim.Adam if kind == "adam" else torch.optim.SGD
         classifier = make_classifier(model=network, optimizer=make(network.parameters(), lr=0.01))
         attack = FastGradientMethod(classifier, eps=0.1, num_random_init=2)
         trainer = ObjectiveTrainer(classifier, Adversarial(attack), callbacks=[callback], verbose=False)

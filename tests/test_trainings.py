@@ -27,7 +27,7 @@ def test_fast_is_one_step_from_the_last_perturbation():
     settings = Settings.resolved("digits", training="fast", eps=0.75)
     first = PGD(0.75, 1.25 * 0.75 / 8, 8, random_start=False)
     assert settings.attack == Recycled(PGD(0.75, 0.25, 1), first=first, fresh=0.2)
-    assert (settings.optimizer, settings.rate, settings.batch_size) == ("adam", OneCycle(0.2), 128)
+    assert (settings.optimizer, settings.rate, settings.batch_size) == ("adam", OneCycle(0.2), 32)
 
 
 def test_paper_leaves_the_settings_as_they_are():
@@ -42,9 +42,9 @@ def test_mnist_is_trained_fast_unless_the_paper_is_reproduced():
 
 
 def test_what_the_user_says_goes_first():
-    settings = Settings.resolved("digits", training="fast", lr=0.01, max_iter=2, eps=0.75, batch_size=32)
+    settings = Settings.resolved("digits", training="fast", lr=0.01, max_iter=2, eps=0.75, batch_size=16)
     assert recycled(settings).attack == PGD(0.75, 0.125, 2)
-    assert (settings.lr, settings.batch_size) == (0.01, 32)
+    assert (settings.lr, settings.batch_size) == (0.01, 16)
     assert recycled(Settings.resolved("digits", training="fast", eps_step=0.02)).attack == PGD(0.1, 0.02, 1)
 
 

@@ -98,7 +98,7 @@ class Conditions:
         list[str] | None,
         typer.Option(help="Pattern of layers that stay dense and are not counted; may be repeated."),
     ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step; by default 64, or 128 (fast).")] = None
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step; by default 64, or 32 (fast).")] = None
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; by default 0.05, or 0.002 (fast).")] = None
     average: Annotated[
         float | None,
