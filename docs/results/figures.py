@@ -231,7 +231,11 @@ def mnist_figures() -> list[Figure]:
 
 def recycled_figures() -> list[Figure]:
     """Of the networks that were tested, of one seed each."""
-    suites = {"short": "worst case of three attacks", "standard": "worst case under `standard`"}
+    suites = {
+        "short": "worst case of three attacks",
+        "standard": "worst case under `standard`",
+        "paper": "the paper's attack alone",
+    }
 
     def figure(run: dict[str, Any]) -> Figure:
         test = run["test"]
