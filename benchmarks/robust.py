@@ -119,11 +119,10 @@ def checkpoints(output: Path) -> Path:
     return output.with_suffix(".checkpoints")
 
 
-def new_classifier(model: torch.nn.Module, data: str, lr: float, smoothing: float) -> PyTorchClassifier:
+def new_classifier(model: torch.nn.Module, data: Dataset, lr: float, smoothing: float) -> PyTorchClassifier:
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
-    shape = (1, 28, 28) if data == "mnist" else (3, 32, 32)
-    return PyTorchClassifier(model, loss, shape, 10, optimizer=optimizer, clip_values=(0.0, 1.0))
+    return PyTorchClassifier(model, loss, data.x_train.shape[1:], 10, optimizer=optimizer, clip_values=(0.0, 1.0))
 
 
 @app.command()
@@ -149,10 +148,11 @@ def dense(
     """Train a dense network."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    classifier = new_classifier(NETWORKS[network](10), data, lr, smoothing)
+    loaded = load(data, data_dir)
+    classifier = new_classifier(NETWORKS[network](10), loaded, lr, smoothing)
     trained(
         classifier,
-        load(data, data_dir),
+        loaded,
         OneCycle(0.2),
         recycled(data, max_iter, step, fresh, from_image),
         epochs=epochs,
@@ -211,7 +211,8 @@ def small(
         before.restore(model)
     if equal:
         print(json.dumps({"scales": equalize(model)}), flush=True)
-    attack = recycled(data, max_iter, step, fresh, from_image)  # its perturbations go on too
+    loaded = load(data, data_dir)
+    attack = recycled(data, max_iter, step, fresh, from_image)  # its perturbations go on too, until an interruption
     for share in density:
         file = output if len(density) == 1 else output.with_stem(f"{output.stem}-{share:g}")
         if file.exists():
@@ -219,8 +220,8 @@ def small(
             continue
         constraints = [Sparsity(share), Quantization(bits)]
         robust = trained(
-            new_classifier(model, data, lr, smoothing),
-            load(data, data_dir),
+            new_classifier(model, loaded, lr, smoothing),
+            loaded,
             Hold(0.5),
             attack,
             epochs=epochs,
@@ -260,10 +261,10 @@ def attack(
 ) -> None:
     """Attack a network on test images; goes on where it was interrupted."""
     torch.set_num_threads(1)
-    images = load(data, data_dir)
-    x, y = images.x_test, images.y_test
+    loaded = load(data, data_dir)
+    x, y = loaded.x_test, loaded.y_test
     if validation is not None:
-        _, _, x, y = split_validation(images.x_train, images.y_train, validation / len(images.x_train), seed)
+        _, _, x, y = split_validation(loaded.x_train, loaded.y_train, validation / len(loaded.x_train), seed)
     eps = EPS[data]
     own = paper(eps, math.inf, 16)
     fine = Attack("PGD-40", PGD(eps, FINE[data], 40))
